@@ -1,0 +1,178 @@
+package rbee
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"unicode/utf8"
+)
+
+// Limits of an inference request.
+const (
+	MaxPromptBytes    = 1 << 20
+	MaxStops          = 16
+	MaxStopCharacters = 256
+)
+
+// Defaults of an inference request.
+const (
+	DefaultMaxTokens         = 256
+	DefaultTemperature       = 0.7
+	DefaultTopP              = 1.0
+	DefaultRepetitionPenalty = 1.0
+	DefaultTimeoutSeconds    = 300
+)
+
+// InferRequest asks a worker for tokens. Absent fields take the defaults above
+// (Normalize sets them).
+type InferRequest struct {
+	Prompt            string   `json:"prompt" doc:"at most 1 MiB of UTF-8"`
+	MaxTokens         *int     `json:"max_tokens,omitempty" doc:"default 256"`
+	Temperature       *float64 `json:"temperature,omitempty" doc:"0 to 2, default 0.7; 0 is greedy"`
+	TopP              *float64 `json:"top_p,omitempty" doc:"0 to 1, default 1"`
+	TopK              int      `json:"top_k,omitempty" doc:"0 is off"`
+	MinP              float64  `json:"min_p,omitempty" doc:"0 to 1, 0 is off"`
+	RepetitionPenalty *float64 `json:"repetition_penalty,omitempty" doc:"above 0, default 1 (off)"`
+	Seed              *uint64  `json:"seed,omitempty" doc:"default random"`
+	Stop              []string `json:"stop,omitempty" doc:"at most 16 strings of 1 to 256 characters"`
+	Stream            *bool    `json:"stream,omitempty" doc:"default true"`
+	TimeoutSeconds    *int     `json:"timeout_seconds,omitempty" doc:"1 to 86400, default 300"`
+	IgnoreEOS         bool     `json:"ignore_eos,omitempty" doc:"go on after the end-of-text token; for benchmarks"`
+	RequestID         string   `json:"request_id,omitempty" doc:"default the X-Request-Id of the request"`
+}
+
+// Normalize sets the defaults of absent fields.
+func (r *InferRequest) Normalize() {
+	setDefault(&r.MaxTokens, DefaultMaxTokens)
+	setDefault(&r.Temperature, DefaultTemperature)
+	setDefault(&r.TopP, DefaultTopP)
+	setDefault(&r.RepetitionPenalty, DefaultRepetitionPenalty)
+	setDefault(&r.Stream, true)
+	setDefault(&r.TimeoutSeconds, DefaultTimeoutSeconds)
+}
+
+func setDefault[T any](p **T, v T) {
+	if *p == nil {
+		*p = &v
+	}
+}
+
+// Faults lists everything that is wrong with a normalized request. It never
+// quotes the rejected values.
+func (r *InferRequest) Faults() []Fault {
+	var faults []Fault
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, Fault{Field: field, Problem: fmt.Sprintf(format, args...)})
+	}
+	between := func(field string, v, low, high float64) {
+		if math.IsNaN(v) || v < low || v > high {
+			fault(field, "must be from %g to %g", low, high)
+		}
+	}
+	switch {
+	case r.Prompt == "":
+		fault("prompt", "must not be empty")
+	case len(r.Prompt) > MaxPromptBytes:
+		fault("prompt", "must be at most %d bytes, has %d", MaxPromptBytes, len(r.Prompt))
+	case !utf8.ValidString(r.Prompt):
+		fault("prompt", "must be valid UTF-8")
+	}
+	if *r.MaxTokens < 1 {
+		fault("max_tokens", "must be at least 1")
+	}
+	between("temperature", *r.Temperature, 0, 2)
+	between("top_p", *r.TopP, 0, 1)
+	between("min_p", r.MinP, 0, 1)
+	if r.TopK < 0 {
+		fault("top_k", "must be 0 or more")
+	}
+	if p := *r.RepetitionPenalty; math.IsNaN(p) || p <= 0 || p > 10 {
+		fault("repetition_penalty", "must be above 0 and at most 10")
+	}
+	between("timeout_seconds", float64(*r.TimeoutSeconds), 1, 86400)
+	if len(r.Stop) > MaxStops {
+		fault("stop", "must have at most %d strings, has %d", MaxStops, len(r.Stop))
+	}
+	for i, s := range r.Stop[:min(len(r.Stop), MaxStops)] {
+		if n := utf8.RuneCountInString(s); n == 0 || n > MaxStopCharacters {
+			fault(fmt.Sprintf("stop[%d]", i), "must have 1 to %d characters, has %d", MaxStopCharacters, n)
+		}
+	}
+	if r.RequestID != "" && !ValidRequestID(r.RequestID) {
+		fault("request_id", "must have at most 128 letters, digits, '.', '_', ':' or '-'")
+	}
+	return faults
+}
+
+// ValidRequestID says whether an id from a caller may name a request: it is
+// written to logs and headers as it is.
+func ValidRequestID(id string) bool {
+	return id != "" && len(id) <= 128 && strings.IndexFunc(id, func(c rune) bool {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+			return false
+		}
+		return !strings.ContainsRune("._:-", c)
+	}) < 0
+}
+
+// StopReason says why a generation ended.
+type StopReason string
+
+// The reasons.
+const (
+	StopLength   StopReason = "length"   // max_tokens reached
+	StopString   StopReason = "stop"     // one of the stop strings came
+	StopEOS      StopReason = "eos"      // the model ended its text
+	StopCanceled StopReason = "canceled" // DELETE, or the client went away
+	StopShutdown StopReason = "shutdown" // the worker ends
+)
+
+// InferEvent is one event of the stream of POST /v1/inference: a token, then
+// tokens, then the end; or an error. Exactly one of Token (with Index), Done
+// and Error is meant.
+type InferEvent struct {
+	Token string `json:"token"`
+	Index int    `json:"index"`
+
+	*InferDone
+	Error *Error `json:"error,omitempty"`
+}
+
+// InferDone is the last event of a stream. Durations are milliseconds.
+type InferDone struct {
+	Done         bool       `json:"done"`
+	TotalTokens  int        `json:"total_tokens" doc:"tokens generated"`
+	DurationMS   int64      `json:"duration_ms"`
+	StopReason   StopReason `json:"stop_reason" enum:"length,stop,eos,canceled,shutdown"`
+	PromptTokens int        `json:"prompt_tokens"`
+	CachedTokens int        `json:"cached_tokens" doc:"prompt tokens whose KV was reused"`
+}
+
+// InferReply is the body of POST /v1/inference with stream=false.
+type InferReply struct {
+	RequestID string `json:"request_id"`
+	Text      string `json:"text"`
+	InferDone
+}
+
+// TokenizeRequest asks for the tokens of a text.
+type TokenizeRequest struct {
+	Text       string `json:"text" maxLength:"1048576"`
+	AddSpecial bool   `json:"add_special,omitempty" doc:"add the tokens that begin a text, such as <s>"`
+}
+
+// TokenizeReply holds token ids.
+type TokenizeReply struct {
+	Tokens []int32 `json:"tokens" nullable:"false"`
+}
+
+// DetokenizeRequest asks for the text of tokens.
+type DetokenizeRequest struct {
+	Tokens []int32 `json:"tokens" maxItems:"1048576" nullable:"false"`
+}
+
+// DetokenizeReply holds a text; bytes that are no UTF-8 become U+FFFD.
+type DetokenizeReply struct {
+	Text string `json:"text"`
+}
