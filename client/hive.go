@@ -1,0 +1,89 @@
+package client
+
+import (
+	"context"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"rbee"
+)
+
+// Devices lists the devices and backends of a hive's machine.
+func (c *Client) Devices(ctx context.Context) (rbee.DeviceList, error) {
+	return call[rbee.DeviceList](ctx, c, http.MethodGet, "/v1/devices", nil)
+}
+
+// Spawn asks a hive for a new worker. It returns while the worker loads.
+func (c *Client) Spawn(ctx context.Context, req rbee.SpawnRequest) (rbee.SpawnReply, error) {
+	return call[rbee.SpawnReply](ctx, c, http.MethodPost, "/v1/workers/spawn", req)
+}
+
+// WorkerReady tells a hive that a worker answers at a URL.
+func (c *Client) WorkerReady(ctx context.Context, req rbee.ReadyRequest) (rbee.Message, error) {
+	return call[rbee.Message](ctx, c, http.MethodPost, "/v1/workers/ready", req)
+}
+
+// Workers lists the live workers of a hive.
+func (c *Client) Workers(ctx context.Context) ([]rbee.Worker, error) {
+	l, err := call[rbee.WorkerList](ctx, c, http.MethodGet, "/v1/workers/list", nil)
+	return l.Workers, err
+}
+
+// Worker asks a hive for one worker, live or ended not long ago.
+func (c *Client) Worker(ctx context.Context, id rbee.WorkerID) (rbee.Worker, error) {
+	return call[rbee.Worker](ctx, c, http.MethodGet, workerPath(id), nil)
+}
+
+// StopWorker drains a worker, then stops it. It returns when the process is
+// gone; a worker that is not there is no error.
+func (c *Client) StopWorker(ctx context.Context, id rbee.WorkerID) error {
+	_, err := call[struct{}](ctx, c, http.MethodDelete, workerPath(id), nil)
+	return err
+}
+
+// WorkerLogs reads what a worker wrote, one line each, and with follow also
+// what it will write until it ends. The caller closes the reader.
+func (c *Client) WorkerLogs(ctx context.Context, id rbee.WorkerID, follow bool) (io.ReadCloser, error) {
+	path := workerPath(id) + "/logs"
+	if follow {
+		path += "?follow=true"
+	}
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Models lists the catalog of a hive.
+func (c *Client) Models(ctx context.Context) ([]rbee.Model, error) {
+	l, err := call[rbee.ModelList](ctx, c, http.MethodGet, "/v1/models", nil)
+	return l.Models, err
+}
+
+// ImportModel takes a GGUF file of the hive's machine into its store.
+func (c *Client) ImportModel(ctx context.Context, req rbee.ImportRequest) (rbee.Model, error) {
+	return call[rbee.Model](ctx, c, http.MethodPost, "/v1/models/import", req)
+}
+
+// RemoveModel takes a model out of the catalog and its file out of the store;
+// a model that is not there is no error.
+func (c *Client) RemoveModel(ctx context.Context, ref string) error {
+	elements := strings.Split(ref, "/")
+	for i, e := range elements {
+		elements[i] = url.PathEscape(e)
+	}
+	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/models/"+strings.Join(elements, "/"), nil)
+	return err
+}
+
+// Events yields a snapshot of a hive, then its changes, until the hive ends or
+// the reader falls behind; then the last error says so and the caller may call again.
+func (c *Client) Events(ctx context.Context) iter.Seq2[rbee.Event, error] {
+	return stream[rbee.Event](ctx, c, http.MethodGet, "/v1/events", nil)
+}
+
+func workerPath(id rbee.WorkerID) string { return "/v1/workers/" + url.PathEscape(string(id)) }
