@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+)
+
+// rawEngine is the yardstick: the engine's library with nothing around it, one
+// sequence, the model and the context set up as a worker sets them up.
+type rawEngine struct {
+	model llama.Model
+	ctx   llama.Context
+	vocab llama.Vocab
+	batch llama.Batch
+}
+
+// loadRaw loads a model and blocks until it could decode.
+func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, error) {
+	if err := llama.Load(libDir); err != nil {
+		return nil, fmt.Errorf("cannot load the engine from %s: %w", libDir, err)
+	}
+	llama.LogSet(llama.LogSilent())
+	llama.Init()
+	mp := llama.ModelDefaultParams()
+	mp.NGpuLayers = 0
+	model, err := llama.ModelLoadFromFile(path, mp)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load %s: %w", path, err)
+	}
+	cp := llama.ContextDefaultParams()
+	cp.NCtx, cp.NSeqMax, cp.KVUnified = uint32(kvTokens), uint32(slots), 1 //nolint:gosec // small numbers of the benchmark
+	cp.NBatch, cp.NUbatch = 512, 512
+	cp.NThreads, cp.NThreadsBatch = int32(threads), int32(threads) //nolint:gosec // as above
+	ctx, err := llama.InitFromModel(model, cp)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a context for %s: %w", path, err)
+	}
+	return &rawEngine{model: model, ctx: ctx, vocab: llama.ModelGetVocab(model), batch: llama.BatchInit(512, 0, 1)}, nil
+}
+
+func (e *rawEngine) close() error {
+	if err := llama.BatchFree(e.batch); err != nil {
+		return err
+	}
+	if err := llama.Free(e.ctx); err != nil {
+		return err
+	}
+	return llama.ModelFree(e.model)
+}
+
+// run decodes greedily and says how long the prompt took, up to the first
+// token, and the n-1 tokens after it.
+func (e *rawEngine) run(prompt string, n int) (prefill, decode time.Duration, err error) {
+	mem, err := llama.GetMemory(e.ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := llama.MemoryClear(mem, true); err != nil {
+		return 0, 0, err
+	}
+	vocab := int(llama.VocabNTokens(e.vocab))
+	tokens := llama.Tokenize(e.vocab, prompt, true, true)
+	start := time.Now()
+	var first time.Time
+	var pos llama.Pos
+	for i := range n {
+		if err := e.batch.Clear(); err != nil {
+			return 0, 0, err
+		}
+		for j, t := range tokens {
+			if err := e.batch.Add(t, pos, []llama.SeqId{0}, j == len(tokens)-1); err != nil {
+				return 0, 0, err
+			}
+			pos++
+		}
+		if rc, err := llama.Decode(e.ctx, e.batch); err != nil || rc != 0 {
+			return 0, 0, fmt.Errorf("cannot decode: %d, %w", rc, err)
+		}
+		logits, err := llama.GetLogitsIth(e.ctx, -1, vocab)
+		if err != nil {
+			return 0, 0, err
+		}
+		logits[llama.VocabEOS(e.vocab)] = -1e30                                            // as ignore_eos does
+		tokens = append(tokens[:0], llama.Token(slices.Index(logits, slices.Max(logits)))) //nolint:gosec // below the vocabulary's size
+		if i == 0 {
+			first = time.Now()
+		}
+	}
+	return first.Sub(start), time.Since(first), nil
+}
