@@ -1,0 +1,122 @@
+// Package logging makes the logger of a program: coloured text on a terminal,
+// one JSON object per line elsewhere. Values that may be secret or private
+// (keys, prompts) are hidden by the name of their attribute, whoever logs them.
+//
+// It sets no global logger and opens no file. The attribute keys that rbee uses
+// are role, hive, worker, model, device, request_id, addr and err.
+package logging
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"github.com/mattn/go-isatty"
+
+	"rbee"
+)
+
+// hidden stands for a value that must not be seen.
+const hidden = "***"
+
+// Options say how to log. The zero value logs Info and above in the format
+// that fits the writer.
+type Options struct {
+	Level  string // debug, info, warn or error; default info
+	Format string // auto, text or json; default auto
+	Role   string // keeper, queen, hive or worker; "" leaves the attribute out
+}
+
+// New makes a logger that writes to w. It fails with INVALID_REQUEST on a
+// level or format that it does not know.
+func New(w io.Writer, o Options) (*slog.Logger, error) {
+	var level slog.Level
+	switch o.Level {
+	case "", "info":
+	case "debug":
+		level = slog.LevelDebug
+	case "warn":
+		level = slog.LevelWarn
+	case "error":
+		level = slog.LevelError
+	default:
+		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot log at the level %q", o.Level).
+			Suggest("use debug, info, warn or error")
+	}
+	terminal := isTerminal(w)
+	var h slog.Handler
+	switch {
+	case o.Format == "json", (o.Format == "" || o.Format == "auto") && !terminal:
+		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: replace})
+	case o.Format == "text", o.Format == "", o.Format == "auto":
+		h = tint.NewHandler(w, &tint.Options{
+			Level:       level,
+			ReplaceAttr: replace,
+			TimeFormat:  time.TimeOnly,
+			NoColor:     !terminal || os.Getenv("NO_COLOR") != "",
+		})
+	default:
+		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot log in the format %q", o.Format).
+			Suggest("use auto, text or json")
+	}
+	log := slog.New(h)
+	if o.Role != "" {
+		log = log.With("role", o.Role)
+	}
+	return log, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && (isatty.IsTerminal(f.Fd()) || isatty.IsCygwinTerminal(f.Fd()))
+}
+
+// replace hides what must not be seen, and tells the cause of an error, which
+// its message leaves out because users read that.
+func replace(groups []string, a slog.Attr) slog.Attr {
+	if private(a.Key) {
+		return slog.String(a.Key, hidden)
+	}
+	for _, g := range groups {
+		if private(g) {
+			return slog.String(a.Key, hidden)
+		}
+	}
+	switch v := a.Value.Any().(type) {
+	case error:
+		return slog.String(a.Key, withCause(v))
+	case http.Header, *http.Request, *http.Response:
+		return slog.String(a.Key, fmt.Sprintf("%s (%T)", hidden, v))
+	}
+	return a
+}
+
+// private says whether an attribute with this name holds what must not be seen.
+func private(key string) bool {
+	key = strings.ToLower(strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(key))
+	for _, word := range strings.Split(key, "_") {
+		switch word {
+		case "authorization", "key", "apikey", "prompt", "secret", "password", "cookie", "token":
+			return key != "key_file"
+		}
+	}
+	return false
+}
+
+func withCause(err error) string {
+	text := err.Error()
+	var e *rbee.Error
+	if !errors.As(err, &e) {
+		return text
+	}
+	if cause := e.Unwrap(); cause != nil && !strings.Contains(text, cause.Error()) {
+		text += ": " + withCause(cause)
+	}
+	return text
+}
