@@ -1,0 +1,202 @@
+// Package catalog knows the models on the disk of a machine: which there are,
+// where they lie, and how to get one that is not there yet. Rows live in
+// SQLite and survive everything; files live under models/ or, for a GGUF file
+// that is used in place, wherever the user keeps it.
+//
+// A row is a claim about a file, checked before it is served. The package
+// never deletes a model file, but for Remove. It knows nothing of workers.
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"rbee"
+	"rbee/internal/sqlite"
+)
+
+// Catalog is the table of models. It reports what was written, and does not
+// look at files.
+type Catalog interface {
+	// Model finds a row; there is none: ErrNoRow.
+	Model(ctx context.Context, ref rbee.ModelRef) (rbee.Model, error)
+	// Models lists all rows by provider and reference; never nil.
+	Models(ctx context.Context) ([]rbee.Model, error)
+	// Put makes the row of m, or replaces it; the use of a replaced row is kept.
+	Put(ctx context.Context, m rbee.Model) error
+	// Remove deletes a row; one that is not there is no error.
+	Remove(ctx context.Context, ref rbee.ModelRef) error
+	// Touch counts one use.
+	Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) error
+}
+
+// ErrNoRow says that the catalog does not have a model.
+var ErrNoRow = errors.New("the model is not in the catalog")
+
+//go:embed migrations/*.sql
+var embedded embed.FS
+
+// lockWait is how long Open waits for another process that opens the same database.
+const lockWait = 10 * time.Second
+
+// Database is the Catalog in SQLite. Several processes may share the file.
+type Database struct {
+	db   *sql.DB
+	path string
+}
+
+// OpenDatabase opens or makes the database at path. It reports fresh when the
+// file holds no rows of an earlier life: it was made, or a damaged one was set
+// aside under a new name, which is logged.
+func OpenDatabase(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
+	// Two processes that find the file damaged must not both set it aside.
+	lock := flock.New(path + ".lock")
+	wait, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	if _, err := lock.TryLockContext(wait, 20*time.Millisecond); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, false, rbee.Errorf(rbee.CodeConflict, "cannot open %s: another program has been opening it for %s", path, lockWait).
+				Suggest("stop the other rbee programs of this state directory")
+		}
+		return nil, false, sqlite.Explain("open "+path, err)
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+
+	migrations, err := fs.Sub(embedded, "migrations")
+	if err != nil {
+		return nil, false, err
+	}
+	info, statErr := os.Stat(path)
+	fresh = errors.Is(statErr, fs.ErrNotExist) || statErr == nil && info.Size() == 0
+	db, err := open(ctx, path, migrations)
+	if errors.Is(err, sqlite.ErrCorrupt) {
+		aside, asideErr := sqlite.SetAside(path, time.Now())
+		if asideErr != nil {
+			return nil, false, sqlite.Explain("replace the damaged "+path, asideErr)
+		}
+		log.WarnContext(ctx, "the model catalog was damaged; it is kept under another name and made anew from the model files",
+			"path", path, "kept", aside, "err", err)
+		fresh = true
+		db, err = open(ctx, path, migrations)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return &Database{db: db, path: path}, fresh, nil
+}
+
+// open also takes a database whose tables are not those of this program for damaged.
+func open(ctx context.Context, path string, migrations fs.FS) (*sql.DB, error) {
+	db, err := sqlite.Open(ctx, path, migrations)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM models LIMIT 0")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s: %w", sqlite.ErrCorrupt, path, err), db.Close())
+	}
+	return db, errors.Join(rows.Err(), rows.Close())
+}
+
+// Close closes the database.
+func (d *Database) Close() error { return d.db.Close() }
+
+const columns = `reference, provider, local_path, size_bytes, downloaded_at, sha256, quantisation, architecture,
+	context_length, parameters, revision, etag, last_used, use_count`
+
+// Model implements Catalog.
+func (d *Database) Model(ctx context.Context, ref rbee.ModelRef) (rbee.Model, error) {
+	m, err := scan(d.db.QueryRowContext(ctx, "SELECT "+columns+" FROM models WHERE reference = ? AND provider = ?", ref.Reference, ref.Provider))
+	if errors.Is(err, sql.ErrNoRows) {
+		return rbee.Model{}, fmt.Errorf("cannot find %s: %w", ref, ErrNoRow)
+	}
+	return m, d.explain("read", err)
+}
+
+// Models implements Catalog.
+func (d *Database) Models(ctx context.Context) (models []rbee.Model, err error) {
+	rows, err := d.db.QueryContext(ctx, "SELECT "+columns+" FROM models ORDER BY provider, reference")
+	if err != nil {
+		return nil, d.explain("read", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	models = []rbee.Model{}
+	for rows.Next() {
+		m, err := scan(rows)
+		if err != nil {
+			return nil, d.explain("read", err)
+		}
+		models = append(models, m)
+	}
+	return models, d.explain("read", rows.Err())
+}
+
+// Put implements Catalog.
+func (d *Database) Put(ctx context.Context, m rbee.Model) error {
+	_, err := d.db.ExecContext(ctx, "INSERT INTO models ("+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (reference, provider) DO UPDATE SET
+			local_path = excluded.local_path, size_bytes = excluded.size_bytes, downloaded_at = excluded.downloaded_at,
+			sha256 = excluded.sha256, quantisation = excluded.quantisation, architecture = excluded.architecture,
+			context_length = excluded.context_length, parameters = excluded.parameters,
+			revision = excluded.revision, etag = excluded.etag`,
+		m.Reference, m.Provider, m.LocalPath, m.SizeBytes, timeText(m.DownloadedAt), m.SHA256, m.Quantisation, m.Architecture,
+		m.ContextLength, m.Parameters, m.Revision, m.ETag, timeText(m.LastUsed), m.UseCount)
+	return d.explain("write", err)
+}
+
+// Remove implements Catalog.
+func (d *Database) Remove(ctx context.Context, ref rbee.ModelRef) error {
+	_, err := d.db.ExecContext(ctx, "DELETE FROM models WHERE reference = ? AND provider = ?", ref.Reference, ref.Provider)
+	return d.explain("write", err)
+}
+
+// Touch implements Catalog.
+func (d *Database) Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) error {
+	_, err := d.db.ExecContext(ctx, "UPDATE models SET last_used = ?, use_count = use_count + 1 WHERE reference = ? AND provider = ?",
+		timeText(at), ref.Reference, ref.Provider)
+	return d.explain("write", err)
+}
+
+func (d *Database) explain(verb string, err error) error {
+	return sqlite.Explain(verb+" the model catalog "+filepath.Base(d.path), err)
+}
+
+func scan(row interface{ Scan(...any) error }) (rbee.Model, error) {
+	var m rbee.Model
+	var downloaded, used string
+	err := row.Scan(&m.Reference, &m.Provider, &m.LocalPath, &m.SizeBytes, &downloaded, &m.SHA256, &m.Quantisation, &m.Architecture,
+		&m.ContextLength, &m.Parameters, &m.Revision, &m.ETag, &used, &m.UseCount)
+	if err != nil {
+		return rbee.Model{}, err
+	}
+	if m.DownloadedAt, err = textTime(downloaded); err != nil {
+		return rbee.Model{}, err
+	}
+	m.LastUsed, err = textTime(used)
+	return m, err
+}
+
+// timeText is a time as the database holds it; the zero time is empty.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func textTime(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339Nano, s)
+}

@@ -1,0 +1,187 @@
+// Package catalogtest is the contract of catalog.Catalog as a test suite, and
+// a catalog in memory that keeps it, for tests of what stands on a catalog.
+package catalogtest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"rbee"
+	"rbee/hive/catalog"
+)
+
+// Memory is a Catalog without a disk. The zero value is empty and ready.
+type Memory struct {
+	mu   sync.Mutex
+	rows map[rbee.ModelRef]rbee.Model
+}
+
+// Model implements catalog.Catalog.
+func (c *Memory) Model(_ context.Context, ref rbee.ModelRef) (rbee.Model, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, ok := c.rows[ref]
+	if !ok {
+		return rbee.Model{}, fmt.Errorf("cannot find %s: %w", ref, catalog.ErrNoRow)
+	}
+	return m, nil
+}
+
+// Models implements catalog.Catalog.
+func (c *Memory) Models(context.Context) ([]rbee.Model, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	models := make([]rbee.Model, 0, len(c.rows))
+	for _, m := range c.rows {
+		models = append(models, m)
+	}
+	slices.SortFunc(models, func(a, b rbee.Model) int {
+		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Reference, b.Reference))
+	})
+	return models, nil
+}
+
+// Put implements catalog.Catalog.
+func (c *Memory) Put(_ context.Context, m rbee.Model) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rows == nil {
+		c.rows = map[rbee.ModelRef]rbee.Model{}
+	}
+	if old, ok := c.rows[m.Ref()]; ok {
+		m.LastUsed, m.UseCount = old.LastUsed, old.UseCount
+	}
+	c.rows[m.Ref()] = m
+	return nil
+}
+
+// Remove implements catalog.Catalog.
+func (c *Memory) Remove(_ context.Context, ref rbee.ModelRef) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.rows, ref)
+	return nil
+}
+
+// Touch implements catalog.Catalog.
+func (c *Memory) Touch(_ context.Context, ref rbee.ModelRef, at time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m, ok := c.rows[ref]; ok {
+		m.LastUsed, m.UseCount = at, m.UseCount+1
+		c.rows[ref] = m
+	}
+	return nil
+}
+
+// Full is a row with every column set.
+func Full() rbee.Model {
+	at := time.Date(2026, 11, 1, 12, 30, 15, 123456789, time.UTC)
+	return rbee.Model{
+		Reference: "/models/a b.gguf", Provider: rbee.ProviderFile, LocalPath: "/models/a b.gguf", SizeBytes: 1 << 40,
+		DownloadedAt: at, SHA256: "ab12", Quantisation: "Q4_K_M", Architecture: "llama", ContextLength: 8192,
+		Parameters: 7_000_000_000, Revision: "main", ETag: `"e"`, LastUsed: at.Add(time.Hour), UseCount: 3,
+	}
+}
+
+// Run checks that the catalogs that open makes, each empty, keep the contract.
+func Run(t *testing.T, open func(t *testing.T) catalog.Catalog) {
+	t.Run("a row comes back as it was put", func(t *testing.T) {
+		c, want := open(t), Full()
+		must(t, c.Put(t.Context(), want))
+		got, err := c.Model(t.Context(), want.Ref())
+		must(t, err)
+		if d := gocmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+	})
+	t.Run("a row that is not there is ErrNoRow", func(t *testing.T) {
+		if _, err := open(t).Model(t.Context(), Full().Ref()); !errors.Is(err, catalog.ErrNoRow) {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("the key is reference and provider", func(t *testing.T) {
+		c, a, b := open(t), Full(), Full()
+		b.Provider, b.SizeBytes = rbee.ProviderHF, 5
+		must(t, c.Put(t.Context(), a))
+		must(t, c.Put(t.Context(), b))
+		got, err := c.Models(t.Context())
+		must(t, err)
+		if d := gocmp.Diff([]rbee.Model{a, b}, got); d != "" {
+			t.Error(d)
+		}
+	})
+	t.Run("put replaces a row and keeps its use", func(t *testing.T) {
+		c, m := open(t), Full()
+		must(t, c.Put(t.Context(), m))
+		again := m
+		again.SizeBytes, again.SHA256, again.UseCount, again.LastUsed = 9, "cd34", 0, time.Time{}
+		must(t, c.Put(t.Context(), again))
+		again.UseCount, again.LastUsed = m.UseCount, m.LastUsed
+		got, err := c.Model(t.Context(), m.Ref())
+		must(t, err)
+		if d := gocmp.Diff(again, got); d != "" {
+			t.Error(d)
+		}
+	})
+	t.Run("touch counts a use", func(t *testing.T) {
+		c, m := open(t), Full()
+		must(t, c.Put(t.Context(), m))
+		at := m.LastUsed.Add(time.Minute)
+		must(t, c.Touch(t.Context(), m.Ref(), at))
+		got, err := c.Model(t.Context(), m.Ref())
+		must(t, err)
+		if !got.LastUsed.Equal(at) || got.UseCount != m.UseCount+1 {
+			t.Errorf("used %d times, last %s", got.UseCount, got.LastUsed)
+		}
+		must(t, c.Touch(t.Context(), rbee.ModelRef{Provider: rbee.ProviderHF, Reference: "no/body"}, at))
+	})
+	t.Run("remove is idempotent", func(t *testing.T) {
+		c, m := open(t), Full()
+		must(t, c.Put(t.Context(), m))
+		must(t, c.Remove(t.Context(), m.Ref()))
+		must(t, c.Remove(t.Context(), m.Ref()))
+		got, err := c.Models(t.Context())
+		must(t, err)
+		if got == nil || len(got) != 0 {
+			t.Errorf("left: %#v", got)
+		}
+	})
+	t.Run("writers do not lose one another's rows", func(t *testing.T) {
+		c := open(t)
+		var wg sync.WaitGroup
+		for n := range 8 {
+			wg.Go(func() {
+				m := Full()
+				m.Reference = fmt.Sprintf("/m/%d.gguf", n)
+				if err := c.Put(t.Context(), m); err != nil {
+					t.Error(err)
+				}
+				if err := c.Touch(t.Context(), m.Ref(), m.LastUsed); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		got, err := c.Models(t.Context())
+		must(t, err)
+		if len(got) != 8 || got[0].UseCount != Full().UseCount+1 {
+			t.Errorf("%d rows, used %d times", len(got), got[0].UseCount)
+		}
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
