@@ -134,10 +134,3 @@ func (f *Feed[S, E]) Close() {
 		f.end(r, nil)
 	}
 }
-
-// Readers is the number of subscriptions.
-func (f *Feed[S, E]) Readers() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.readers)
-}

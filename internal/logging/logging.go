@@ -33,43 +33,30 @@ type Options struct {
 	Role   string // keeper, queen, hive or worker; "" leaves the attribute out
 }
 
-// New makes a logger that writes to w. It fails with INVALID_REQUEST on a
-// level or format that it does not know.
-func New(w io.Writer, o Options) (*slog.Logger, error) {
-	var level slog.Level
-	switch o.Level {
-	case "", "info":
-	case "debug":
-		level = slog.LevelDebug
-	case "warn":
-		level = slog.LevelWarn
-	case "error":
-		level = slog.LevelError
-	default:
-		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot log at the level %q", o.Level).
-			Suggest("use debug, info, warn or error")
+// New makes a logger that writes to w. The settings are checked where they are
+// read (package conf), so a level or format that it does not know is the default.
+func New(w io.Writer, o Options) *slog.Logger {
+	var level slog.Level // Info
+	if err := level.UnmarshalText([]byte(o.Level)); err != nil {
+		level = slog.LevelInfo
 	}
 	terminal := isTerminal(w)
 	var h slog.Handler
-	switch {
-	case o.Format == "json", (o.Format == "" || o.Format == "auto") && !terminal:
-		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: replace})
-	case o.Format == "text", o.Format == "", o.Format == "auto":
+	if o.Format == "text" || o.Format != "json" && terminal {
 		h = tint.NewHandler(w, &tint.Options{
 			Level:       level,
 			ReplaceAttr: replace,
 			TimeFormat:  time.TimeOnly,
 			NoColor:     !terminal || os.Getenv("NO_COLOR") != "",
 		})
-	default:
-		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot log in the format %q", o.Format).
-			Suggest("use auto, text or json")
+	} else {
+		h = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: replace})
 	}
 	log := slog.New(h)
 	if o.Role != "" {
 		log = log.With("role", o.Role)
 	}
-	return log, nil
+	return log
 }
 
 func isTerminal(w io.Writer) bool {
@@ -103,7 +90,7 @@ func private(key string) bool {
 	for _, word := range strings.Split(key, "_") {
 		switch word {
 		case "authorization", "key", "apikey", "prompt", "secret", "password", "cookie", "token":
-			return key != "key_file"
+			return !strings.HasSuffix(key, "key_file")
 		}
 	}
 	return false
