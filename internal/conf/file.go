@@ -37,7 +37,7 @@ func (c *Config) readFile(file string, text []byte) error {
 	for i, doc := range tree.Docs {
 		switch {
 		case i > 0:
-			r.fault(doc, "", "must be one document", "remove the line ---")
+			r.faults = append(r.faults, fault{problem: "must be one document", suggestion: "remove the line ---", origin: r.origin(doc.Start)})
 		case doc.Body != nil:
 			r.section("", reflect.ValueOf(c).Elem(), doc.Body)
 		}
@@ -52,22 +52,28 @@ func (c *Config) readFile(file string, text []byte) error {
 // syntax is the fault of a text that is no YAML.
 func (r *reader) syntax(err error) fault {
 	f := fault{
-		origin:     Origin{File: r.file},
+		origin:     r.origin(nil),
 		problem:    "is not valid YAML",
 		suggestion: "indent with spaces, and write each setting as 'name: value'; the reference file shows all of them",
 	}
 	var ye yaml.Error
 	if errors.As(err, &ye) {
 		f.problem = "is not valid YAML: " + ye.GetMessage()
-		f.origin.at(ye.GetToken())
+		f.origin = r.origin(ye.GetToken())
 	}
 	return f
 }
 
 func (r *reader) fault(node ast.Node, key, problem, suggestion string) {
+	r.faults = append(r.faults, fault{key: key, problem: problem, suggestion: suggestion, origin: r.origin(node.GetToken())})
+}
+
+func (r *reader) origin(t *token.Token) Origin {
 	o := Origin{File: r.file}
-	o.at(node.GetToken())
-	r.faults = append(r.faults, fault{key: key, problem: problem, suggestion: suggestion, origin: o})
+	if t != nil && t.Position != nil {
+		o.Line, o.Column = t.Position.Line, t.Position.Column
+	}
+	return o
 }
 
 // section takes over the entries of a mapping into a struct.
@@ -123,9 +129,7 @@ func (r *reader) value(key string, dst reflect.Value, e *ast.MappingValueNode) {
 	if p, ok := dst.Addr().Interface().(*Path); ok {
 		*p = p.expand(r.config.user)
 	}
-	o := Origin{File: r.file}
-	o.at(e.Key.GetToken())
-	r.config.origins[key] = o
+	r.config.origins[key] = r.origin(e.Key.GetToken())
 }
 
 // names takes over the entries of nodes or aliases. Those of the defaults stay
@@ -137,9 +141,7 @@ func (r *reader) names(path string, dst reflect.Value, node ast.Node) {
 			r.fault(e.Key, path, "must have names that are plain words", "write 'name: value'")
 			continue
 		}
-		o := Origin{File: r.file}
-		o.at(e.Key.GetToken())
-		r.config.origins[join(path, name)] = o
+		r.config.origins[join(path, name)] = r.origin(e.Key.GetToken())
 		v := reflect.New(dst.Type().Elem()).Elem()
 		r.value(join(path, name), v, e)
 		dst.SetMapIndex(reflect.ValueOf(name), v)
@@ -153,7 +155,11 @@ func decode(dst reflect.Value, node ast.Node) (problem, suggestion string) {
 	if !ok {
 		return problem, suggestion
 	}
-	if dst.Kind() == reflect.String {
+	_, whole := node.(*ast.IntegerNode)
+	switch {
+	case dst.Kind() == reflect.Int && !whole:
+		return problem, suggestion // the library would round 1.5 down
+	case dst.Kind() == reflect.String:
 		// As it is written: a key of digits is a text too, whatever YAML makes of it.
 		dst.SetString(text)
 		return "", ""
@@ -208,12 +214,6 @@ type Origin struct {
 	Line, Column int
 	Variable     string // a name in the environment
 	Flag         bool
-}
-
-func (o *Origin) at(t *token.Token) {
-	if t != nil && t.Position != nil {
-		o.Line, o.Column = t.Position.Line, t.Position.Column
-	}
 }
 
 // String is FILE:LINE:COLUMN, the name of the variable, "flag" or "default".

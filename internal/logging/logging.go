@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,13 +68,8 @@ func isTerminal(w io.Writer) bool {
 // replace hides what must not be seen, and tells the cause of an error, which
 // its message leaves out because users read that.
 func replace(groups []string, a slog.Attr) slog.Attr {
-	if private(a.Key) {
+	if !harmless(a.Value.Kind()) && (private(a.Key) || slices.ContainsFunc(groups, private)) {
 		return slog.String(a.Key, hidden)
-	}
-	for _, g := range groups {
-		if private(g) {
-			return slog.String(a.Key, hidden)
-		}
 	}
 	switch v := a.Value.Any().(type) {
 	case error:
@@ -82,6 +78,15 @@ func replace(groups []string, a slog.Attr) slog.Attr {
 		return slog.String(a.Key, fmt.Sprintf("%s (%T)", hidden, v))
 	}
 	return a
+}
+
+// harmless says whether values of the kind are figures, such as prompt_tokens.
+func harmless(k slog.Kind) bool {
+	switch k {
+	case slog.KindBool, slog.KindInt64, slog.KindUint64, slog.KindFloat64, slog.KindDuration, slog.KindTime:
+		return true
+	}
+	return false
 }
 
 // private says whether an attribute with this name holds what must not be seen.
