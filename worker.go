@@ -70,6 +70,7 @@ type Worker struct {
 	ContextTokens  int         `json:"context_tokens,omitempty" doc:"longest prompt plus answer of one request, in tokens"`
 	Reason         string      `json:"reason,omitempty" doc:"why it failed or stopped"`
 	ExitCause      string      `json:"exit_cause,omitempty" doc:"how the process ended, such as 'signal: killed'"`
+	Failure        *Error      `json:"failure,omitempty" doc:"why it failed, with a code"`
 	LastLogs       []string    `json:"last_logs,omitempty" doc:"the last lines the worker wrote, when it failed"`
 }
 

@@ -1,0 +1,302 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"rbee"
+	"rbee/hive/registry"
+	"rbee/internal/feed"
+)
+
+// recentEnds is how many ended workers can still be asked about.
+const recentEnds = 64
+
+// feedBuffer is how many events a reader may fall behind.
+const feedBuffer = 1024
+
+// Config makes a Pool.
+type Config struct {
+	Launch    Launch
+	Dial      Dial
+	URL       func(rbee.WorkerID) string // base under which this hive serves a worker
+	LoadStall time.Duration              // a load that moves nothing for so long has failed
+	Ended     func(rbee.Worker)          // told of each end; may be nil
+	Log       *slog.Logger
+}
+
+// Feed tells the workers of a pool and what changes.
+type Feed = feed.Feed[[]rbee.Worker, rbee.Event]
+
+// Pool is the set of a hive's workers. It is safe for concurrent use.
+type Pool struct {
+	cfg  Config
+	reg  registry.Registry
+	feed *Feed
+
+	admission sync.Mutex // one decision whether a worker fits at a time
+
+	mu      sync.Mutex
+	lives   map[rbee.WorkerID]*life
+	ended   []*life // oldest first
+	closing bool
+	running sync.WaitGroup
+}
+
+// New makes an empty pool.
+func New(cfg Config) *Pool {
+	if cfg.Ended == nil {
+		cfg.Ended = func(rbee.Worker) {}
+	}
+	p := &Pool{cfg: cfg, lives: map[rbee.WorkerID]*life{}}
+	p.feed = feed.New[[]rbee.Worker, rbee.Event](feedBuffer, p.reg.List)
+	cfg.Log.Info("Worker registry initialized (in-memory, ephemeral)")
+	return p
+}
+
+// Run waits until ctx ends, then ends all workers at once and returns when
+// nothing of them is left. No worker starts from then on.
+func (p *Pool) Run(ctx context.Context) error {
+	<-ctx.Done()
+	p.mu.Lock()
+	p.closing = true
+	lives := p.all()
+	p.mu.Unlock()
+	p.feed.Publish(rbee.Event{Kind: rbee.EventShutdown, Time: time.Now()})
+	for _, l := range lives {
+		l.order(hurry, "the hive shuts down")
+	}
+	p.running.Wait()
+	p.reg.Clear()
+	p.feed.Close()
+	return nil
+}
+
+// all needs p.mu.
+func (p *Pool) all() []*life {
+	lives := make([]*life, 0, len(p.lives))
+	for _, l := range p.lives {
+		lives = append(lives, l)
+	}
+	return lives
+}
+
+// Start starts a worker. The decision what to start, or that it does not fit,
+// is made by plan, which sees the live workers while no other start is decided.
+// It returns when the process runs; how the worker fares, its state tells.
+func (p *Pool) Start(plan func(live []rbee.Worker) (Spec, error)) (rbee.Worker, error) {
+	p.admission.Lock()
+	defer p.admission.Unlock()
+	spec, err := plan(p.reg.List())
+	if err != nil {
+		return rbee.Worker{}, err
+	}
+	id := rbee.WorkerID("w-" + strings.ToLower(rand.Text()[:10]))
+	key := rand.Text()
+	now := time.Now()
+	l := newLife(p, spec, key, rbee.Worker{
+		ID: id, URL: p.cfg.URL(id), ModelRef: spec.Ref, Backend: spec.Backend, Device: spec.Device,
+		State: rbee.WorkerStarting, LastActivity: now, StartedAt: now,
+		SlotsTotal: spec.Slots, MemoryBytes: spec.MemoryBytes, ContextTokens: spec.Context,
+	})
+	// The life is in the set before the process runs: its callback may come at once.
+	if err := p.enter(l); err != nil {
+		return rbee.Worker{}, err
+	}
+	proc, err := p.cfg.Launch(id, key, spec)
+	if err != nil {
+		p.forget(l)
+		return rbee.Worker{}, err
+	}
+	p.mu.Lock()
+	l.proc, l.exit = proc, proc.Done()
+	p.mu.Unlock()
+	l.w.PID = proc.PID()
+	p.publish(l)
+	w := l.w // a snapshot of before the life begins
+	p.begin(l)
+	p.cfg.Log.Info("worker started", "worker", id, "model", spec.Ref.String(), "device", spec.Device, "pid", w.PID)
+	return w, nil
+}
+
+// enter takes a life into the set, unless the pool closes. Each enter is
+// followed by a begin or a forget.
+func (p *Pool) enter(l *life) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return rbee.Errorf(rbee.CodeWorkerNotReady, "the hive shuts down and starts no worker").Suggest("start the hive again")
+	}
+	p.lives[l.id] = l
+	p.running.Add(1)
+	return nil
+}
+
+func (p *Pool) forget(l *life) {
+	p.mu.Lock()
+	delete(p.lives, l.id)
+	p.mu.Unlock()
+	l.cancel()
+	close(l.done)
+	p.running.Done()
+}
+
+// begin runs a life in its goroutine, which Run waits for.
+func (p *Pool) begin(l *life) {
+	p.running.Go(func() {
+		defer p.running.Done() // of enter
+		l.run()
+	})
+}
+
+// Ready takes the callback of a worker: one that was started here begins to
+// load; an unknown one is taken in as external.
+func (p *Pool) Ready(ctx context.Context, req rbee.ReadyRequest) error {
+	ref, err := rbee.ParseModelRef(req.ModelRef)
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(req.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return rbee.InvalidRequest(rbee.Fault{Field: "body.url", Problem: "must be the http address of the worker"})
+	}
+	if l := p.life(req.WorkerID); l != nil {
+		return l.calledBack(ctx, req.URL, isLoopback(u))
+	}
+	now := time.Now()
+	l := newLife(p, Spec{Ref: ref, KeepAlive: KeepAlive{Forever: true}}, "", rbee.Worker{
+		ID: req.WorkerID, URL: p.cfg.URL(req.WorkerID), ModelRef: ref, Backend: req.Backend, Device: req.Device,
+		State: rbee.WorkerStarting, LastActivity: now, StartedAt: now, External: true,
+	})
+	if err := p.enter(l); err != nil {
+		return err
+	}
+	p.publish(l)
+	p.begin(l)
+	p.cfg.Log.InfoContext(ctx, "external worker registered", "worker", req.WorkerID, "model", ref.String(), "addr", u.Host)
+	return l.calledBack(ctx, req.URL, true)
+}
+
+func isLoopback(u *url.URL) bool {
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// life finds a live worker.
+func (p *Pool) life(id rbee.WorkerID) *life {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lives[id]
+}
+
+// known finds a worker that lives or ended not long ago.
+func (p *Pool) known(id rbee.WorkerID) (*life, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l, ok := p.lives[id]; ok {
+		return l, nil
+	}
+	for _, l := range slices.Backward(p.ended) {
+		if l.id == id {
+			return l, nil
+		}
+	}
+	return nil, rbee.Errorf(rbee.CodeWorkerNotFound, "this hive has no worker %s", id).
+		Suggest("list the workers with 'rbee workers list'")
+}
+
+// Workers lists the live workers, oldest first; never nil.
+func (p *Pool) Workers() []rbee.Worker { return p.reg.List() }
+
+// ByModel lists the live workers of a model.
+func (p *Pool) ByModel(ref rbee.ModelRef) []*rbee.Worker { return p.reg.ByModel(ref) }
+
+// Worker tells of one worker, live or ended not long ago.
+func (p *Pool) Worker(id rbee.WorkerID) (rbee.Worker, error) {
+	if w, ok := p.reg.Worker(id); ok {
+		return *w, nil
+	}
+	l, err := p.known(id)
+	if err != nil {
+		return rbee.Worker{}, err
+	}
+	return *l.seen.Load(), nil
+}
+
+// Feed is where changes of the workers are told, and others may publish theirs.
+func (p *Pool) Feed() *Feed { return p.feed }
+
+// Stop drains a worker, ends it, and returns when it is gone or ctx ends. One
+// that is not there is no error. An external worker is forgotten, not ended.
+func (p *Pool) Stop(ctx context.Context, id rbee.WorkerID) error {
+	l := p.life(id)
+	if l == nil {
+		return nil
+	}
+	l.order(drain, "it was told to stop")
+	select {
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Order begins the end of a worker and does not wait for it: with drain what
+// runs is finished first.
+func (p *Pool) Order(id rbee.WorkerID, finish bool) {
+	if l := p.life(id); l != nil {
+		how := hurry
+		if finish {
+			how = drain
+		}
+		l.order(how, "it was told to stop")
+	}
+}
+
+// Process is the process of a worker that lives or ended not long ago; nil for
+// an external one.
+func (p *Pool) Process(id rbee.WorkerID) (Process, error) {
+	l, err := p.known(id)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return l.proc, nil
+}
+
+// publish makes a snapshot of a live worker visible.
+func (p *Pool) publish(l *life) {
+	w := l.w
+	l.seen.Store(&w)
+	p.feed.Change(func(send func(rbee.Event)) {
+		p.reg.Put(w)
+		send(rbee.Event{Kind: rbee.EventWorker, Time: time.Now(), Worker: &w})
+	})
+}
+
+// bury moves a worker that has ended from the set to the ended ones.
+func (p *Pool) bury(l *life) {
+	w := l.w
+	l.seen.Store(&w)
+	p.mu.Lock()
+	delete(p.lives, l.id)
+	p.ended = append(p.ended, l)
+	if len(p.ended) > recentEnds {
+		p.ended = slices.Delete(p.ended, 0, len(p.ended)-recentEnds)
+	}
+	p.mu.Unlock()
+	p.feed.Change(func(send func(rbee.Event)) {
+		p.reg.Remove(l.id)
+		send(rbee.Event{Kind: rbee.EventWorkerGone, Time: time.Now(), Worker: &w})
+	})
+	p.cfg.Ended(w)
+}
