@@ -1,0 +1,146 @@
+//go:build linux
+
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long something may take that must happen. It bounds a
+// broken test, it is no measure of the programs.
+const patience = 60 * time.Second
+
+// eventually polls until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("still not so after %v: %s", patience, what)
+		}
+	}
+}
+
+// proc is a process that runs. A zombie does not.
+type proc struct {
+	pid  int
+	argv []string
+}
+
+func (p proc) String() string { return fmt.Sprintf("%d %s", p.pid, strings.Join(p.argv, " ")) }
+
+// is says whether p runs the program.
+func (p proc) is(program string) bool {
+	return slices.ContainsFunc(p.argv[:min(2, len(p.argv))], func(arg string) bool { return filepath.Base(arg) == program })
+}
+
+// flag is the value of a flag of p, "" without it.
+func (p proc) flag(name string) string {
+	for i, arg := range p.argv {
+		if value, ok := strings.CutPrefix(arg, name+"="); ok {
+			return value
+		}
+		if arg == name && i+1 < len(p.argv) {
+			return p.argv[i+1]
+		}
+	}
+	return ""
+}
+
+// procsOf lists the processes that run with this state directory in their environment.
+func procsOf(t *testing.T, home string) []proc {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []byte("\x00RBEE_HOME=" + home + "\x00")
+	var found []proc
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		environ, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		if err != nil || !bytes.Contains(append([]byte{0}, environ...), want) || !runs(pid) {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue
+		}
+		found = append(found, proc{pid, strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")})
+	}
+	return found
+}
+
+// runs says whether a process is there and no zombie.
+func runs(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	after := stat[bytes.LastIndexByte(stat, ')')+1:]
+	return len(after) > 1 && after[1] != 'Z' && after[1] != 'X'
+}
+
+// listeners returns the listening TCP sockets of a process, by inode, as in
+// proc(5): inodes, unlike ports, are not taken by somebody else at once.
+func listeners(pid int) []string {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	all := allListeners()
+	var found []string
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		inode, ok := strings.CutPrefix(target, "socket:[")
+		if inode = strings.TrimSuffix(inode, "]"); err == nil && ok && all[inode] != "" {
+			found = append(found, inode)
+		}
+	}
+	return found
+}
+
+// allListeners maps the inodes of the machine's listening TCP sockets to their
+// local addresses.
+func allListeners() map[string]string {
+	const listen = "0A"
+	found := map[string]string{}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, err := os.ReadFile(table)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) > 9 && f[3] == listen {
+				found[f[9]] = f[1]
+			}
+		}
+	}
+	return found
+}
+
+// kill sends a signal to one process that is expected to run.
+func kill(t *testing.T, pid int, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Fatalf("cannot send %v to %d: %v", sig, pid, err)
+	}
+}
