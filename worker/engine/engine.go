@@ -49,7 +49,7 @@ type Loader func(ctx context.Context, o Options, progress func(rbee.LoadProgress
 type Info struct {
 	Name           string // as the file names it
 	Architecture   string // such as llama
-	Quantisation   string // such as Q4_K - Medium, "" if unknown
+	Quantisation   string // such as Q4_K_M, "" if unknown
 	ChatTemplate   string // Jinja source, "" if the model has none
 	Layers         int
 	Vocab          int
