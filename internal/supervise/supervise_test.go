@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,9 +60,10 @@ func play(part string) int {
 		<-ctx.Done()
 		return 3
 	case "deaf":
-		signal.Ignore(syscall.SIGTERM)
+		ignore := make(chan os.Signal, 1)
+		signal.Notify(ignore, syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		hang(ignore)
 	case "family": // has a child in its own group that ignores SIGTERM, and ends by itself if told to
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), partEnv+"=deaf")
@@ -74,7 +76,9 @@ func play(part string) int {
 		if arg == "leave" {
 			return 0
 		}
-		select {}
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, syscall.SIGUSR1) // a program that waits for nothing is a deadlock
+		hang(ended)
 	case "parent": // starts a child of its own with the Spawner and waits for its end
 		return playParent(arg)
 	case "print":
@@ -90,6 +94,12 @@ func play(part string) int {
 		fmt.Println(supervise.DeathPipeEnv + "=" + os.Getenv(supervise.DeathPipeEnv))
 	}
 	return 0
+}
+
+func hang(signals <-chan os.Signal) {
+	for {
+		<-signals
+	}
 }
 
 type endless struct{}
@@ -320,6 +330,28 @@ func TestChildEndsWhenItsParentIsKilled(t *testing.T) {
 			}
 			eventually(t, "the child is gone", gone(pid))
 		})
+	}
+}
+
+// A goroutine that ends while it is locked to its thread takes the thread
+// along, and the kernel takes that for the death of the parent of whatever the
+// thread has forked.
+func TestChildOutlivesTheThreadsOfTheRuntime(t *testing.T) {
+	s := spawner(t, nil)
+	children := make([]*supervise.Process, 4)
+	for i := range children {
+		children[i] = begin(t, s, "deaf")
+		nextLine(t, children[i])
+		var retire sync.WaitGroup
+		for range 50 {
+			retire.Go(runtime.LockOSThread)
+		}
+		retire.Wait()
+	}
+	for _, p := range children {
+		if gone(p.PID())() {
+			t.Fatalf("a child ended with a thread: %s", p.Exit())
+		}
 	}
 }
 
