@@ -136,6 +136,7 @@ func (a *API) wireError(ctx context.Context, err error) *wireError {
 // writeError replies with an error, on routes that are not huma's.
 func (a *API) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	we := a.wireError(r.Context(), err)
+	we.ErrorBody.Error.RequestID = w.Header().Get(rbee.RequestIDHeader) // a handler may know a better one
 	a.writeStatus(w, we)
 }
 
