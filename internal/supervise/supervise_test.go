@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -333,24 +335,38 @@ func TestChildEndsWhenItsParentIsKilled(t *testing.T) {
 	}
 }
 
-// A goroutine that ends while it is locked to its thread takes the thread
-// along, and the kernel takes that for the death of the parent of whatever the
-// thread has forked.
-func TestChildOutlivesTheThreadsOfTheRuntime(t *testing.T) {
+// The kernel takes the end of the thread that forked for the death of the
+// parent, and a goroutine that ends while it is locked to its thread takes the
+// thread along. The children of a thread are listed in proc(5).
+func TestAllChildrenAreForkedFromOneThread(t *testing.T) {
 	s := spawner(t, nil)
 	children := make([]*supervise.Process, 4)
 	for i := range children {
 		children[i] = begin(t, s, "deaf")
 		nextLine(t, children[i])
 		var retire sync.WaitGroup
-		for range 50 {
+		for range 20 {
 			retire.Go(runtime.LockOSThread)
 		}
 		retire.Wait()
 	}
-	for _, p := range children {
-		if gone(p.PID())() {
-			t.Fatalf("a child ended with a thread: %s", p.Exit())
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(lists) == 0 {
+		t.Fatalf("cannot list the children of the threads: %v", err)
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread is gone
+		}
+		here := 0
+		for _, pid := range strings.Fields(string(text)) {
+			if slices.ContainsFunc(children, func(p *supervise.Process) bool { return strconv.Itoa(p.PID()) == pid }) {
+				here++
+			}
+		}
+		if here != 0 && here != len(children) {
+			t.Errorf("%d of %d children are those of %s", here, len(children), list)
 		}
 	}
 }
