@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"rbee"
@@ -124,6 +125,9 @@ func regular(path string) error {
 	return nil
 }
 
+// splitName is how the parts of a split model are named.
+var splitName = regexp.MustCompile(`-\d{5}-of-\d{5}\.gguf$`)
+
 // Import takes the GGUF file at an absolute path into the store, under the
 // reference file:PATH: by a hard link where the disk allows it, else by a
 // copy. Files are named by their digest, so two with the same bytes are one. A
@@ -135,6 +139,10 @@ func (s *Store) Import(ctx context.Context, req rbee.ImportRequest) (rbee.Model,
 	}
 	if err := regular(req.Path); err != nil {
 		return rbee.Model{}, err
+	}
+	if splitName.MatchString(req.Path) {
+		return rbee.Model{}, rbee.Errorf(rbee.CodeInvalidRequest, "%s is one part of a split model, and parts are not imported alone", req.Path).
+			Suggest("use the first part where it lies, as file:PATH")
 	}
 	m, err := s.cfg.Inspect(req.Path)
 	if err != nil {

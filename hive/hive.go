@@ -1,0 +1,251 @@
+// Package hive is the role of the pool manager of one machine: the models on
+// its disk, the workers it runs, the devices they run on, and one port through
+// which all of that, and each worker's API, is reached.
+//
+// routes.go is its API as a table; http_*.go answers it; pool owns the
+// workers, catalog the models. The hive serves with or without a queen and
+// knows no other hive.
+package hive
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rbee"
+	"rbee/client"
+	"rbee/hive/catalog"
+	"rbee/hive/pool"
+	"rbee/internal/conf"
+	"rbee/internal/engines"
+	"rbee/internal/httpapi"
+	"rbee/internal/supervise"
+)
+
+// stallSlack is how much longer than a worker the hive waits for its loading:
+// a worker that gives up by itself can say more about it.
+const stallSlack = 3 * time.Second
+
+// Config makes a Hive.
+type Config struct {
+	Settings conf.Config
+	Private  bool      // for one keeper: takes no lock of the state directory
+	Announce io.Writer // a private hive writes its address here, one line of JSON
+	Log      *slog.Logger
+}
+
+// Hive is the daemon of one machine. Run it once.
+type Hive struct {
+	cfg     Config
+	key     conf.Secret
+	program string // of the worker
+	log     *slog.Logger
+
+	pool    *pool.Pool
+	api     *httpapi.API
+	engines *engines.Store
+	devices *devices
+	relay   *relay
+	metrics *metrics
+
+	// from Run on
+	base     atomic.Pointer[string] // URL under which this hive is reached
+	callback string                 // URL under which workers of this machine reach it
+	store    *catalog.Store
+	spawner  *supervise.Spawner
+	shutdown context.CancelCauseFunc
+}
+
+// errOrdered is the cause of a shutdown by request.
+var errOrdered = errors.New("shutdown was ordered")
+
+// New makes a hive out of valid settings. It touches nothing on disk.
+func New(cfg Config) (*Hive, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	key, err := cfg.Settings.Hive.ReadKey()
+	if err != nil {
+		return nil, err
+	}
+	program, err := workerProgram(string(cfg.Settings.Worker.Program))
+	if err != nil {
+		return nil, err
+	}
+	h := &Hive{
+		cfg: cfg, key: key, program: program, log: cfg.Log,
+		engines: engines.Open(cfg.Settings.EnginesDir()),
+	}
+	h.metrics = newMetrics(h)
+	h.relay = newRelay(h)
+	h.devices = &devices{ask: h.askDevices, backends: h.engines.Status}
+	h.pool = pool.New(pool.Config{
+		Launch:    h.launch,
+		Dial:      dial,
+		URL:       func(id rbee.WorkerID) string { return *h.base.Load() + "/v1/workers/" + string(id) },
+		LoadStall: cfg.Settings.Worker.LoadTimeout + stallSlack,
+		Ended:     h.metrics.workerEnded,
+		Log:       h.log,
+	})
+	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), Routes: h.routes(), Log: h.log})
+	return h, nil
+}
+
+// OpenAPI is the document of the hive's API.
+func (h *Hive) OpenAPI() ([]byte, error) { return h.api.OpenAPI() }
+
+// Run serves until ctx ends or a shutdown is ordered. Then it ends the workers
+// first, so that their streams still say goodbye through the relay, then the
+// streams of events, then the listener. It returns when nothing of it is left:
+// nil if it was told to end.
+func (h *Hive) Run(ctx context.Context) (err error) {
+	settings := h.cfg.Settings
+	if err := settings.Home.Create(); err != nil {
+		return err
+	}
+	ln, err := httpapi.Listen(settings.Hive.Addr, h.key.Reveal())
+	if err != nil {
+		return err
+	}
+	h.address(ln.Addr())
+	presence, err := h.claim()
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer func() { err = errors.Join(err, presence.release()) }()
+	if err := supervise.SweepStrays(settings.Home.RunDir(), h.log); err != nil {
+		h.log.WarnContext(ctx, "cannot look for processes that an earlier hive left", "err", err)
+	}
+	ledger, err := supervise.OpenLedger(settings.Home.RunDir())
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	h.spawner = supervise.NewSpawner(ledger, h.log)
+	store, db, err := catalog.Open(ctx, settings.Home.ModelsDB(), h.catalogConfig())
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	h.store = store
+	return h.serve(ctx, ln, presence)
+}
+
+// serve runs what the hive is made of, and ends it in the reverse order.
+func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) error {
+	living, shutdown := context.WithCancelCause(ctx)
+	defer shutdown(nil)
+	h.shutdown = shutdown
+	outer := context.WithoutCancel(ctx)
+	serving, stopServing := context.WithCancel(outer)
+	defer stopServing()
+	spawning, stopSpawning := context.WithCancel(outer)
+	defer stopSpawning()
+
+	var group errgroup.Group
+	group.Go(func() error { return h.spawner.Run(spawning) })
+	group.Go(func() error {
+		err := h.api.Serve(serving, ln)
+		if err != nil {
+			shutdown(err)
+		}
+		return err
+	})
+	group.Go(func() error {
+		defer stopSpawning()
+		defer stopServing()
+		return h.pool.Run(living)
+	})
+	group.Go(func() error {
+		<-living.Done()
+		h.log.InfoContext(outer, "the hive shuts down", "reason", context.Cause(living))
+		return nil
+	})
+	h.log.InfoContext(ctx, "the hive listens", "addr", ln.Addr().String(), "private", h.cfg.Private)
+	if err := presence.announce(*h.base.Load()); err != nil {
+		shutdown(err)
+		return errors.Join(err, group.Wait())
+	}
+	err := group.Wait()
+	h.relay.close()
+	h.log.InfoContext(outer, "the hive has ended")
+	return err
+}
+
+// address works out how the hive is reached at its port: by its workers on
+// loopback if it listens there, and by others under the configured URL.
+func (h *Hive) address(a net.Addr) {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil { // no TCP address looks like that
+		host, port = "127.0.0.1", "0"
+	}
+	local, outside := host, host
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		local, outside = "127.0.0.1", ownAddress()
+	}
+	base := "http://" + net.JoinHostPort(outside, port)
+	if u := h.cfg.Settings.Hive.URL; u != "" {
+		base = u
+	}
+	h.base.Store(&base)
+	h.callback = "http://" + net.JoinHostPort(local, port) + "/v1/workers/ready"
+}
+
+// ownAddress is an address of this machine that others can reach, as far as
+// the interfaces tell.
+func ownAddress() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		addrs = nil
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.1"
+}
+
+// link is a worker's API through our client.
+type link struct{ *client.Client }
+
+func dial(url, key string) pool.Link { return link{client.New(url, client.Key(key))} }
+
+func (l link) Health(ctx context.Context) error {
+	_, err := l.Client.Health(ctx)
+	return err
+}
+
+func (l link) Drain(ctx context.Context) error {
+	_, err := l.AdminShutdown(ctx)
+	return err
+}
+
+func (l link) Shutdown(ctx context.Context) error {
+	_, err := l.Client.Shutdown(ctx)
+	return err
+}
+
+// isSecret names the variables that no child of the hive needs.
+func isSecret(variable string) bool {
+	switch variable {
+	case "RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_NODES", "HF_TOKEN", "CREDENTIALS_DIRECTORY",
+		"RBEE_WORKER_KEY", "RBEE_CALLBACK_KEY":
+		return true
+	}
+	return false
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "this machine"
+	}
+	return name
+}

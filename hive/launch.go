@@ -1,0 +1,125 @@
+package hive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"rbee"
+	"rbee/hive/pool"
+	"rbee/internal/supervise"
+)
+
+// workerName is the program of a worker.
+const workerName = "llm-worker-rbee"
+
+// workerProgram finds the worker: where the settings say, beside this program, in PATH.
+func workerProgram(configured string) (string, error) {
+	if configured != "" {
+		path, err := exec.LookPath(configured)
+		if err != nil {
+			return "", rbee.Errorf(rbee.CodeInvalidRequest, "worker.program is %s, which cannot be run", configured).
+				WithCause(err).Suggest("correct worker.program, or leave it out to use the %s beside rbee-hive", workerName)
+		}
+		return path, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		if path, err := exec.LookPath(filepath.Join(filepath.Dir(self), workerName)); err == nil {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath(workerName)
+	if err != nil {
+		return "", rbee.Errorf(rbee.CodeInvalidRequest, "cannot find the program %s, neither beside rbee-hive nor in PATH", workerName).
+			WithCause(err).Suggest("install all four programs of rbee in one directory")
+	}
+	return filepath.Abs(path)
+}
+
+// launch starts the process of a worker.
+func (h *Hive) launch(id rbee.WorkerID, key string, s pool.Spec) (pool.Process, error) {
+	args := []string{
+		"--worker-id", string(id),
+		"--model", s.Path,
+		"--model-ref", s.Ref.String(),
+		"--backend", string(s.Backend),
+		"--device", string(s.Device),
+		"--port", "0",
+		"--callback-url", h.callback,
+		"--slots", strconv.Itoa(s.Slots),
+		"--context", strconv.Itoa(s.Context),
+		"--kv-tokens", strconv.Itoa(s.KVTokens),
+		"--queue", strconv.Itoa(s.Queue),
+		"--engine-dir", h.engines.Dir(),
+		"--load-timeout", h.cfg.Settings.Worker.LoadTimeout.String(),
+	}
+	if n := h.cfg.Settings.Worker.Threads; n > 0 {
+		args = append(args, "--threads", strconv.Itoa(n))
+	}
+	env := append(childEnv(), "RBEE_WORKER_KEY="+key)
+	if h.key != "" {
+		env = append(env, "RBEE_CALLBACK_KEY="+h.key.Reveal())
+	}
+	p, err := h.spawner.Start(supervise.Spec{Path: h.program, Args: args, Env: env})
+	if err != nil {
+		return nil, cannotRun(h.program, err)
+	}
+	h.metrics.spawns.Inc()
+	return process{p}, nil
+}
+
+func cannotRun(program string, err error) error {
+	if errors.Is(err, supervise.ErrSpawnerEnded) {
+		return rbee.Errorf(rbee.CodeWorkerNotReady, "the hive shuts down and starts no worker").WithCause(err)
+	}
+	return rbee.Errorf(rbee.CodeInternalError, "cannot start %s on %s", program, hostname()).WithCause(err).
+		Suggest("check that the program is there and may be run")
+}
+
+// childEnv is the environment of a child: ours, without what is secret.
+func childEnv() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); !isSecret(name) && !strings.HasPrefix(name, "RBEE_NODES_") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// process is a supervised process as the pool knows one.
+type process struct{ *supervise.Process }
+
+func (p process) Exit() string                                { return p.Process.Exit().String() }
+func (p process) Lines() []string                             { return p.Log().Lines() }
+func (p process) Follow(ctx context.Context) iter.Seq[string] { return p.Log().Follow(ctx) }
+func (p process) Stop(ctx context.Context, grace time.Duration) {
+	p.Process.Stop(ctx, grace)
+}
+
+// run runs a short-lived child and returns what it wrote to standard output.
+func (h *Hive) run(ctx context.Context, args ...string) ([]byte, error) {
+	var out strings.Builder
+	p, err := h.spawner.Start(supervise.Spec{Path: h.program, Args: args, Env: childEnv(), Stdout: &out})
+	if err != nil {
+		return nil, cannotRun(h.program, err)
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+		p.Stop(ctx, 0)
+		return nil, fmt.Errorf("%s %s took too long: %w", workerName, args[0], context.Cause(ctx))
+	}
+	if e := p.Exit(); !e.Success() {
+		lines := p.Log().Lines()
+		return nil, fmt.Errorf("%s %s ended with %s: %s", workerName, args[0], e, strings.Join(lines[max(0, len(lines)-3):], "; "))
+	}
+	return []byte(out.String()), nil
+}

@@ -1,0 +1,84 @@
+package hive
+
+import (
+	"net/http"
+
+	"rbee"
+	"rbee/internal/httpapi"
+	"rbee/internal/sse"
+)
+
+// routes is the API of a hive.
+func (h *Hive) routes() []httpapi.Route {
+	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
+	return []httpapi.Route{
+		{
+			Method: get, Path: "/health", Access: httpapi.Public,
+			Summary: "Says that the hive lives.", Handler: httpapi.JSON(h.health),
+		},
+		{
+			Method: get, Path: "/v1/health", Access: httpapi.Public,
+			Summary: "Says that the hive lives, and its versions.", Handler: httpapi.JSON(h.health),
+		},
+		{
+			Method: get, Path: "/v1/devices",
+			Summary: "Lists the devices of the machine, and why a backend is not available.", Handler: httpapi.JSON(h.listDevices),
+		},
+		{
+			Method: post, Path: "/v1/workers/spawn", Status: http.StatusAccepted,
+			Summary: "Starts a worker for a model. It answers while the worker loads.", Handler: httpapi.JSON(h.spawnWorker),
+		},
+		{
+			Method: post, Path: "/v1/workers/ready",
+			Summary: "Takes a worker's word that it answers on its port. An unknown one is listed as external.", Handler: httpapi.JSON(h.workerReady),
+		},
+		{
+			Method: get, Path: "/v1/workers/list",
+			Summary: "Lists the live workers, oldest first.", Handler: httpapi.JSON(h.listWorkers),
+		},
+		{
+			Method: get, Path: "/v1/workers/{id}",
+			Summary: "Tells of one worker, live or ended not long ago.", Handler: httpapi.JSON(h.showWorker),
+		},
+		{
+			Method: del, Path: "/v1/workers/{id}", Status: http.StatusNoContent,
+			Summary: "Drains a worker, then ends it, and answers when it is gone. An external one is only forgotten.", Handler: httpapi.JSON(h.stopWorker),
+		},
+		{
+			Method: get, Path: "/v1/workers/{id}/logs",
+			Summary: "The worker's own output, one line each.", Handler: httpapi.Stream[logsIn, string]("text/plain; charset=utf-8", h.workerLogs),
+		},
+		{
+			Method: get, Path: "/v1/workers/{id}/metrics",
+			Summary: "The worker's figures in the text format of Prometheus.", Handler: httpapi.RawFunc(h.workerMetrics),
+		},
+		{
+			Path:    "/v1/workers/{id}/v1/{path...}",
+			Summary: "The worker's own API, relayed without buffering.", Handler: httpapi.RawFunc(h.relay.serve),
+		},
+		{
+			Method: get, Path: "/v1/models",
+			Summary: "Lists the models on this machine that can be served as they are.", Handler: httpapi.JSON(h.listModels),
+		},
+		{
+			Method: post, Path: "/v1/models/import",
+			Summary: "Takes a GGUF file of this machine into the store, by a hard link where possible.", Handler: httpapi.JSON(h.importModel),
+		},
+		{
+			Method: del, Path: "/v1/models/{ref...}", Status: http.StatusNoContent,
+			Summary: "Takes a model out of the catalog, and its file out of the store. A model in use is CONFLICT.", Handler: httpapi.JSON(h.removeModel),
+		},
+		{
+			Method: get, Path: "/v1/events",
+			Summary: "A snapshot of the workers, then each change.", Handler: httpapi.Stream[struct{}, rbee.Event](sse.ContentType, h.streamEvents),
+		},
+		{
+			Method: post, Path: "/v1/shutdown",
+			Summary: "Ends the workers, then the hive.", Handler: httpapi.JSON(h.orderShutdown),
+		},
+		{
+			Method: get, Path: "/metrics",
+			Summary: "The figures of the hive in the text format of Prometheus.", Handler: httpapi.Raw(h.metrics.handler()),
+		},
+	}
+}
