@@ -96,9 +96,9 @@ func nameOK(s string) bool {
 func explain(f validator.FieldError) (problem, suggestion string) {
 	switch f.Tag() {
 	case "addr":
-		return "must be HOST:PORT", "such as 127.0.0.1:8080"
+		return "must be HOST:PORT", "for example 127.0.0.1:8080"
 	case "baseurl":
-		return "must be a URL with http or https and a host", "such as http://192.168.1.20:8080"
+		return "must be a URL with http or https and a host", "for example http://192.168.1.20:8080"
 	case "required":
 		return "is missing", "give the address, such as url: http://192.168.1.20:8080"
 	case "apikey":
@@ -110,7 +110,7 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 	case "name":
 		return "has a name that is not 1 to 64 letters, digits, '.', '_' or '-'", "choose another name"
 	case "modelref":
-		return "must be a model reference", "such as hf:ORG/REPO:Q4_K_M or file:/models/a.gguf"
+		return "must be a model reference", "for example hf:ORG/REPO:Q4_K_M or file:/models/a.gguf"
 	case "oneof":
 		return "must be one of " + strings.Join(strings.Fields(f.Param()), ", "), ""
 	case "min":
@@ -125,9 +125,9 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 func expected(dst reflect.Value) (problem, suggestion string) {
 	switch dst.Interface().(type) {
 	case time.Duration:
-		return "must be a duration with a unit", "such as 5m or 90s"
+		return "must be a duration with a unit", "for example 5m or 90s"
 	case KeepAlive:
-		return "must be a duration with a unit, or 0, or forever", "such as 5m"
+		return "must be a duration with a unit, or 0, or forever", "for example 5m"
 	}
 	switch dst.Kind() {
 	case reflect.Int:

@@ -97,7 +97,7 @@ func (c *Config) pairs(environ map[string]string, key string, set func(name, val
 		if !ok {
 			return []fault{{
 				key: key, problem: "must be pairs of name=value with commas between them",
-				suggestion: fmt.Sprintf("such as %s=name=value", variable), origin: Origin{Variable: variable},
+				suggestion: fmt.Sprintf("for example %s=name=value", variable), origin: Origin{Variable: variable},
 			}}
 		}
 		c.origins[join(key, name)] = Origin{Variable: variable}
