@@ -7,6 +7,12 @@
 // computes it, and samples. A prompt therefore never stalls running streams,
 // and a reader that is slow holds up its own sequence only.
 //
+// The same request gives the same tokens whenever it runs alone, and beside
+// others as long as none of them ends before it. After that its new tokens may
+// take KV cells that the other left, attention sums in another order, and where
+// two tokens are all but equally likely rounding may choose the other one. So
+// may a batch of another shape, when prompts of others are computed beside it.
+//
 // The package knows nothing of HTTP or processes, and nothing outside it
 // imports the binding to llama.cpp.
 package llamacpp

@@ -73,7 +73,14 @@ func (e *Engine) gather() bool {
 // end lets go of a sequence: of its KV cells, its slot, and last its reader.
 func (e *Engine) end(seq *sequence, reason rbee.StopReason, err error) {
 	e.active = slices.DeleteFunc(e.active, func(s *sequence) bool { return s == seq })
-	_, _ = llama.MemorySeqRm(e.memory, seq.ids[0], -1, -1) // never fails for a whole sequence
+	if len(e.active) > 0 {
+		_, _ = llama.MemorySeqRm(e.memory, seq.ids[0], -1, -1) // never fails for a whole sequence
+	} else {
+		// Also forgets where the next cell was to be. Attention sums over cells in
+		// their order, so only now is the next text the same to the last bit as if
+		// it were the first.
+		_ = llama.MemoryClear(e.memory, false) // fails for a zero handle only
+	}
 	e.gate.Leave(seq.slot, seq.cells)
 	seq.finished(reason, err)
 }
