@@ -162,9 +162,13 @@ func (a *API) operation(r Route) huma.Operation {
 	return op
 }
 
-// operationID makes a name such as post-workers-spawn of method and path.
+// operationID makes a name such as post-workers-spawn of method and path, and
+// get-root-health of a path outside the version.
 func operationID(r Route) string {
 	id := strings.ToLower(r.Method)
+	if !strings.HasPrefix(r.Path, "/v1/") {
+		id += "-root"
+	}
 	for e := range strings.FieldsFuncSeq(r.Path, func(c rune) bool { return strings.ContainsRune("/{}.", c) }) {
 		if e != "v1" {
 			id += "-" + e
