@@ -55,6 +55,8 @@ func (a *API) Handler() http.Handler {
 			return
 		}
 		if r.Body != nil && r.Body != http.NoBody {
+			// All bodies are JSON, whatever curl -d calls them.
+			r.Header.Set("Content-Type", "application/json")
 			r.Body = &patientBody{body: http.MaxBytesReader(w, r.Body, a.cfg.MaxBodyBytes), rc: http.NewResponseController(w)}
 		}
 		a.mux.ServeHTTP(w, r)

@@ -151,6 +151,14 @@ func TestAnswersHaveTheShapeOfTheContract(t *testing.T) {
 	}
 }
 
+func TestABodyIsJSONWhateverItIsCalled(t *testing.T) {
+	h := httpapi.New(httpapi.Config{Role: "hive", Routes: routes()}).Handler()
+	w, _ := call(t, h, "POST", "/v1/greet", `{"name":"bee","times":1}`, "Content-Type", "application/x-www-form-urlencoded")
+	if w.Code != http.StatusAccepted {
+		t.Errorf("got %d %s, want 202", w.Code, w.Body)
+	}
+}
+
 func TestRetryAfterIsAHeader(t *testing.T) {
 	h := httpapi.New(httpapi.Config{Role: "hive", Routes: routes()}).Handler()
 	w, _ := call(t, h, "POST", "/v1/greet", `{"name":"busy","times":1}`)
