@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -47,13 +48,16 @@ func start(t *testing.T, key conf.Secret) (addr string, end func() error) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- q.Run(ctx); close(ran) }()
+	var run sync.WaitGroup
+	run.Go(func() { err = q.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
-		<-ran
+		run.Wait()
 	})
-	return q.Addr(), func() error { return <-ran }
+	return q.Addr(), func() error {
+		run.Wait()
+		return err
+	}
 }
 
 func newClient(t *testing.T, addr string, key string) *client.Client {
@@ -93,7 +97,7 @@ func TestHealthIsTheExactJSON(t *testing.T) {
 	addr, _ := start(t, "")
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	for _, path := range []string{"/v1/health"} {
+	for _, path := range []string{"/health", "/v1/health"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -156,7 +160,7 @@ func TestTheDocumentHoldsEveryRouteAndNoOther(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &doc); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"/v1/health": "get", "/metrics": "get", "/openapi.json": "get", "/v1/shutdown": "post"}
+	want := map[string]string{"/health": "get", "/v1/health": "get", "/metrics": "get", "/openapi.json": "get", "/v1/shutdown": "post"}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
 			if want[path] != method || op.Summary == "" {

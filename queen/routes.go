@@ -21,6 +21,11 @@ func (q *Queen) routes() []httpapi.Route {
 			Handler: httpapi.JSON(health),
 		},
 		{
+			Method: http.MethodGet, Path: "/health", Access: httpapi.Public,
+			Summary: "The same as /v1/health, for probes that know no API.",
+			Handler: httpapi.JSON(health),
+		},
+		{
 			Method: http.MethodGet, Path: "/metrics",
 			Summary: "Figures of the queen in the text format of Prometheus.",
 			Handler: httpapi.Raw(metrics()),
