@@ -209,8 +209,8 @@ func (c *colony) daemon(args ...string) (*running, *client.Client) {
 }
 
 // caller makes a client that is closed with the test.
-func (c *colony) caller(base string) *client.Client {
-	calls := client.New(base)
+func (c *colony) caller(base string, opts ...client.Option) *client.Client {
+	calls := client.New(base, opts...)
 	c.t.Cleanup(calls.Close)
 	return calls
 }
@@ -280,7 +280,7 @@ func (c *colony) verifyFiles() {
 			return nil
 		}
 		name := d.Name()
-		if !d.IsDir() && (strings.Contains(name, ".tmp") || strings.Contains(name, ".part") || strings.HasPrefix(name, "tmp")) {
+		if !d.IsDir() && (strings.Contains(name, ".tmp") || strings.Contains(name, ".part") || strings.HasSuffix(name, ".new") || strings.HasPrefix(name, "tmp")) {
 			c.t.Errorf("left in the state directory: %s", path)
 		}
 		if !d.IsDir() && strings.HasSuffix(name, ".db") && path != filepath.Join(c.home, "models.db") {

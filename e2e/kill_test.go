@@ -104,7 +104,7 @@ func (s *scene) set(state rbee.WorkerState, model string) {
 	s.id = rbee.WorkerID(s.worker.flag("--worker-id"))
 	s.hivePID = s.find("the hive", isHive).pid
 	base, _, _ := strings.Cut(s.worker.flag("--callback-url"), "/v1/")
-	s.calls = s.caller(base)
+	s.calls = s.caller(base, client.Key(environ(s.t, s.hivePID, "RBEE_HIVE_KEY"))) // known to keeper and hive alone
 	switch state {
 	case rbee.WorkerBusy, rbee.WorkerDraining:
 		eventually(s.t, "tokens arrive", func() bool { return len(s.keeper.stdout()) > 0 })
