@@ -119,10 +119,7 @@ type Options struct {
 // column, or the variable, of the first fault and lists all of its layer.
 // A state directory or file that does not exist is no fault.
 func Load(o Options) (Config, error) {
-	if o.Environ == nil {
-		o.Environ = os.Environ()
-	}
-	environ := toMap(o.Environ)
+	environ := o.environ()
 	home, err := findHome(o.Home, environ)
 	if err != nil {
 		return Config{}, err
@@ -152,6 +149,13 @@ func Load(o Options) (Config, error) {
 	return c, nil
 }
 
+func (o Options) environ() map[string]string {
+	if o.Environ == nil {
+		return toMap(os.Environ())
+	}
+	return toMap(o.Environ)
+}
+
 // EnginesDir is where the engine's libraries are: engine.dir, or a folder of
 // the state directory.
 func (c Config) EnginesDir() string {
@@ -168,6 +172,12 @@ func (c Config) Resolve(model string) (rbee.ModelRef, error) {
 		return rbee.ParseModelRef(ref)
 	}
 	return rbee.ParseModelRef(model)
+}
+
+// FindHome finds the state directory in an environment, nil for that of the
+// process, without reading the settings in it.
+func FindHome(environ []string) (Home, error) {
+	return findHome("", Options{Environ: environ}.environ())
 }
 
 // findHome decides on the state directory. It must not depend on the working

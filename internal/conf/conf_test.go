@@ -377,6 +377,9 @@ func TestTheStateDirectory(t *testing.T) {
 			if err != nil || got.Home != c.want {
 				t.Errorf("got %s, %v; want %s", got.Home, err, c.want)
 			}
+			if home, err := conf.FindHome(c.options.Environ); c.options.Home == "" && (err != nil || home != c.want) {
+				t.Errorf("FindHome: %s, %v; want %s", home, err, c.want)
+			}
 			if got.EnginesDir() != filepath.Join(string(c.want), "engines") {
 				t.Errorf("engines are in %s", got.EnginesDir())
 			}
