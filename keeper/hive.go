@@ -1,0 +1,348 @@
+package keeper
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rbee"
+	"rbee/client"
+	"rbee/internal/conf"
+	"rbee/internal/supervise"
+)
+
+const (
+	// lookEvery is how often the keeper looks for what only a file or a pid shows.
+	lookEvery = 25 * time.Millisecond
+	// stopTime bounds how long a hive may take to end: its workers first finish
+	// what they do.
+	stopTime = 60 * time.Second
+)
+
+func (a *app) hiveCommand() *cobra.Command {
+	return group("hive", "Start, stop and watch the hive of this machine",
+		a.hiveStartCommand(), a.hiveStopCommand(), a.hiveStatusCommand(), a.hiveLogsCommand())
+}
+
+// hiveStatus is what hive start and hive status tell.
+type hiveStatus struct {
+	Running bool      `json:"running"`
+	PID     int       `json:"pid,omitempty"`
+	URL     string    `json:"url,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	Workers int       `json:"workers"`
+	Home    string    `json:"home"`
+}
+
+// lookForHive asks the daemon of the state directory how it is.
+func lookForHive(ctx context.Context, cfg conf.Config) (hiveStatus, error) {
+	status := hiveStatus{Home: string(cfg.Home)}
+	t, err := localTarget(cfg)
+	if err != nil {
+		return status, err
+	}
+	record, alive := readHiveRecord(cfg.Home)
+	if !alive {
+		return status, nil
+	}
+	c := &colony{target: t, client: client.New(t.base, client.Key(t.key.Reveal()))}
+	defer c.client.Close()
+	ask, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	h, err := c.client.Health(ask)
+	if client.IsCut(err) {
+		return status, nil // the pid of a hive that died is another's now, or it has just ended
+	}
+	if err != nil {
+		return status, err
+	}
+	status.Running, status.PID, status.URL = true, record.PID, record.URL
+	status.Version, status.Started = h.Version, record.Started
+	workers, err := c.client.Workers(ask)
+	status.Workers = len(workers)
+	return status, c.explain(err)
+}
+
+func (a *app) hiveStartCommand() *cobra.Command {
+	var addr, keepAlive string
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Start the hive in the background",
+		Long: `Start the hive in the background and print its address when it answers.
+It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			args := []string{"daemon"}
+			if addr != "" {
+				args = append(args, "--addr", addr)
+			}
+			if keepAlive != "" {
+				if _, err := conf.ParseKeepAlive(keepAlive); err != nil {
+					return usagef(cmd, "--keep-alive %w", err)
+				}
+				args = append(args, "--keep-alive", keepAlive)
+			}
+			return a.startHive(cmd.Context(), args)
+		},
+	}
+	cmd.Flags().StringVar(&addr, "addr", "", "HOST:PORT to listen on (default hive.addr of the configuration)")
+	cmd.Flags().StringVar(&keepAlive, "keep-alive", "", "idle time after which a worker ends: 5m, 0 or forever")
+	return cmd
+}
+
+func (a *app) startHive(ctx context.Context, args []string) error {
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	status, err := lookForHive(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if status.Running {
+		a.out.note("The hive runs already (pid %d).", status.PID)
+		a.printAddress(status)
+		return nil
+	}
+	program, err := findProgram("rbee-hive")
+	if err != nil {
+		return err
+	}
+	if err := cfg.Home.Create(); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(hiveLog(cfg), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot open the log of the hive: %w", err).Suggest("see 'rbee doctor'")
+	}
+	defer func() { _ = log.Close() }()
+	before, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	pid, err := supervise.Detach(supervise.Spec{Path: program, Args: args, Stdout: log})
+	if err != nil {
+		return rbee.Errorf(rbee.CodeInternalError, "cannot start the hive: %w", err).Suggest("see 'rbee doctor'")
+	}
+	status, err = awaitHive(ctx, cfg, pid, before)
+	if err != nil {
+		return err
+	}
+	a.out.note("The hive runs (pid %d), its log is %s", status.PID, hiveLog(cfg))
+	a.printAddress(status)
+	return nil
+}
+
+func hiveLog(cfg conf.Config) string { return filepath.Join(cfg.Home.LogsDir(), "hive.log") }
+
+func (a *app) printAddress(status hiveStatus) {
+	if a.out.json {
+		a.out.emit(status)
+		return
+	}
+	a.out.line("%s", status.URL)
+}
+
+// awaitHive blocks until the hive with this pid answers or has ended.
+func awaitHive(ctx context.Context, cfg conf.Config, pid int, logOffset int64) (hiveStatus, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, hiveStartTime,
+		rbee.Errorf(rbee.CodeConnectionTimeout, "the hive (pid %d) does not answer after %s", pid, hiveStartTime).Suggest("see 'rbee hive logs'"))
+	defer cancel()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if _, err := supervise.StartTime(pid); errors.Is(err, supervise.ErrNoProcess) {
+			return hiveStatus{}, lastWords("the hive ended at once", "see its log", tailOf(hiveLog(cfg), logOffset))
+		}
+		if r, alive := readHiveRecord(cfg.Home); alive && r.PID == pid {
+			status, err := lookForHive(ctx, cfg)
+			if err != nil || status.Running {
+				return status, err
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return hiveStatus{}, context.Cause(ctx)
+		}
+	}
+}
+
+// tailOf reads a log from an offset on, line by line.
+func tailOf(path string, offset int64) []string {
+	f, err := os.Open(path) //nolint:gosec // our own log
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+}
+
+func (a *app) hiveStopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the hive and its workers",
+		Long:  "Stop the hive and its workers. It returns when the hive's process is gone; no hive is no error.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			status, err := lookForHive(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			if !status.Running {
+				a.out.note("No hive is running.")
+			} else if err := stopHive(ctx, cfg, status.PID); err != nil {
+				return err
+			}
+			if a.out.json {
+				a.out.emit(hiveStatus{Home: string(cfg.Home)})
+			} else if status.Running {
+				a.out.line("Hive stopped")
+			}
+			return nil
+		},
+	}
+}
+
+func stopHive(ctx context.Context, cfg conf.Config, pid int) error {
+	start, err := supervise.StartTime(pid)
+	if errors.Is(err, supervise.ErrNoProcess) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t, err := localTarget(cfg)
+	if err != nil {
+		return err
+	}
+	c := &colony{target: t, client: client.New(t.base, client.Key(t.key.Reveal()))}
+	defer c.client.Close()
+	if _, err := c.client.Shutdown(ctx); err != nil {
+		return c.explain(err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stopTime,
+		rbee.Errorf(rbee.CodeConnectionTimeout, "the hive (pid %d) still runs after %s", pid, stopTime).Suggest("kill it: kill %d", pid))
+	defer cancel()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if now, err := supervise.StartTime(pid); errors.Is(err, supervise.ErrNoProcess) || err == nil && now != start {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (a *app) hiveStatusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Say whether the hive runs; exit code 1 if it does not",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			status, err := lookForHive(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			switch {
+			case a.out.json:
+				a.out.emit(status)
+			case status.Running:
+				a.out.line("The hive runs at %s (pid %d, version %s, %s, since %s)", status.URL, status.PID, status.Version,
+					plural(status.Workers, "worker"), when(status.Started))
+			default:
+				a.out.line("No hive is running for %s", status.Home)
+			}
+			if !status.Running {
+				return errReported
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) hiveLogsCommand() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "logs",
+		Short: "Print the log of the hive that 'rbee hive start' started",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(hiveLog(cfg))
+			if errors.Is(err, fs.ErrNotExist) {
+				return rbee.Errorf(rbee.CodeHiveNotFound, "there is no log of a hive in %s", cfg.Home.LogsDir()).
+					Suggest("start a hive with 'rbee hive start'")
+			}
+			if err != nil {
+				return rbee.Errorf(rbee.CodeInvalidRequest, "cannot read the log of the hive: %w", err).Suggest("see 'rbee doctor'")
+			}
+			defer func() { _ = f.Close() }()
+			return a.followFile(cmd.Context(), f, follow)
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what the hive will write, until Ctrl-C")
+	return cmd
+}
+
+// followFile prints the lines of a file and, with follow, those that are added.
+func (a *app) followFile(ctx context.Context, f io.Reader, follow bool) error {
+	tick := time.NewTicker(10 * lookEvery)
+	defer tick.Stop()
+	reader, line := bufio.NewReader(f), ""
+	for a.out.err == nil {
+		part, err := reader.ReadString('\n')
+		line += part
+		switch {
+		case err == nil:
+			a.logLine(strings.TrimRight(line, "\r\n"))
+			line = ""
+			continue
+		case !errors.Is(err, io.EOF):
+			return rbee.Errorf(rbee.CodeInternalError, "cannot read the log of the hive: %w", err)
+		case !follow:
+			if line != "" {
+				a.logLine(line)
+			}
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

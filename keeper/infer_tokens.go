@@ -1,0 +1,234 @@
+package keeper
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"rbee"
+	"rbee/client"
+)
+
+const (
+	// cancelTime bounds how long a canceled generation may take to end.
+	cancelTime = 5 * time.Second
+	// overTime is what the worker's own deadline may be missed by.
+	overTime = 10 * time.Second
+)
+
+// errOverTime ends a generation whose worker did not keep its own deadline.
+var errOverTime = errors.New("the generation did not end in time")
+
+func newRequestID() string { return "req-" + strings.ToLower(rand.Text()[:16]) }
+
+// tokenEvent and doneEvent are the JSON forms of the end of infer.
+type tokenEvent struct {
+	Event string `json:"event"`
+	Token string `json:"token"`
+	Index int    `json:"index"`
+}
+
+type doneEvent struct {
+	Event           string          `json:"event"`
+	RequestID       string          `json:"request_id"`
+	WorkerID        rbee.WorkerID   `json:"worker_id"`
+	Model           rbee.ModelRef   `json:"model"`
+	TotalTokens     int             `json:"total_tokens"`
+	DurationMS      int64           `json:"duration_ms"`
+	TokensPerSecond float64         `json:"tokens_per_second"`
+	StopReason      rbee.StopReason `json:"stop_reason"`
+	PromptTokens    int             `json:"prompt_tokens"`
+	CachedTokens    int             `json:"cached_tokens"`
+}
+
+// generate is phase 8. A busy worker is asked again after 1, 2 and 4 seconds;
+// after the first token nothing is tried twice.
+func (r *inference) generate(ctx context.Context) error {
+	r.out.phase(8, "Inference")
+	delay := time.Second
+	for attempt := 0; ; attempt++ {
+		text := &strings.Builder{}
+		done, err := r.stream(ctx, text)
+		busy := rbee.CodeOf(err) == rbee.CodeAllSlotsBusy || rbee.CodeOf(err) == rbee.CodeQueueFull
+		switch {
+		case err == nil:
+			return r.finish(done)
+		case busy && attempt < r.flags.attempts && text.Len() == 0:
+			r.out.note("Worker is busy, retrying in %s...", plural(int(delay.Seconds()), "second"))
+			if err := r.pause(ctx, delay); err != nil {
+				return err
+			}
+			delay *= 2
+		case busy:
+			return rbee.Errorf(rbee.CodeOf(err), "worker %s is still busy after %s", r.worker, plural(attempt+1, "attempt")).
+				Suggest("try again later, or start another worker: leave --worker out, or run 'rbee workers spawn'")
+		default:
+			return r.broken(ctx, text.String(), done.TotalTokens, err)
+		}
+	}
+}
+
+// stream prints the tokens of one attempt. When ctx ends it cancels the
+// generation and waits for its end, at most cancelTime. An error comes with
+// the number of tokens that were printed.
+func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.InferDone, error) {
+	limit := time.Duration(*r.req.TimeoutSeconds)*time.Second + overTime
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	overtime := time.AfterFunc(limit, func() { end(errOverTime) })
+	defer overtime.Stop()
+	worker := r.colony.worker(r.worker)
+	canceled := make(chan struct{}) // closed by the function below
+	stopCancel := context.AfterFunc(ctx, func() {
+		defer close(canceled)
+		late := time.AfterFunc(cancelTime, func() { end(errInterrupted) })
+		defer late.Stop()
+		bounded, cancel := context.WithTimeout(life, cancelTime)
+		defer cancel()
+		if worker.CancelInfer(bounded, r.req.RequestID) != nil {
+			end(errInterrupted) // leaving cancels, too
+		}
+		<-life.Done()
+	})
+	defer func() {
+		end(nil)
+		if !stopCancel() {
+			<-canceled
+		}
+	}()
+	var done rbee.InferDone
+	for ev, err := range worker.Infer(life, r.req) {
+		switch {
+		case ctx.Err() != nil && (err != nil || ev.InferDone != nil):
+			return done, context.Cause(ctx)
+		case err != nil:
+			return done, err
+		case ev.InferDone != nil && ev.Done:
+			return *ev.InferDone, nil
+		}
+		done.TotalTokens++
+		text.WriteString(ev.Token)
+		if r.out.json {
+			r.out.emit(tokenEvent{"token", ev.Token, ev.Index})
+		} else {
+			r.out.text(ev.Token)
+		}
+		if r.out.err != nil {
+			return done, r.out.err
+		}
+	}
+	return done, rbee.Errorf(rbee.CodeWorkerCrashed, "the worker ended the stream without its last event")
+}
+
+// finish prints the figures.
+func (r *inference) finish(done rbee.InferDone) error {
+	speed := 0.0
+	if done.DurationMS > 0 {
+		speed = 1000 * float64(done.TotalTokens) / float64(done.DurationMS)
+	}
+	if r.out.json {
+		r.out.emit(doneEvent{
+			Event: "done", RequestID: r.req.RequestID, WorkerID: r.worker, Model: r.model,
+			TotalTokens: done.TotalTokens, DurationMS: done.DurationMS, TokensPerSecond: speed,
+			StopReason: done.StopReason, PromptTokens: done.PromptTokens, CachedTokens: done.CachedTokens,
+		})
+	} else {
+		r.endLine()
+		r.out.done(8, "%s in %.1f s (%.1f tokens/s), stopped by: %s",
+			plural(done.TotalTokens, "token"), float64(done.DurationMS)/1000, speed, done.StopReason)
+	}
+	if done.StopReason == rbee.StopShutdown {
+		return rbee.Errorf(rbee.CodeWorkerCrashed, "the worker was shut down before the text was complete").
+			Suggest("run the command again; the model is on disk already")
+	}
+	return nil
+}
+
+// endLine ends the line of tokens, where somebody looks at it.
+func (r *inference) endLine() {
+	if r.out.outTerminal {
+		r.out.text("\n")
+	}
+}
+
+// broken tells a failure in the middle of a generation. What was generated is
+// kept if the other side vanished; a failure of our own output or an interrupt
+// loses nothing that the user did not see.
+func (r *inference) broken(ctx context.Context, text string, tokens int, err error) error {
+	if tokens > 0 && !r.out.json {
+		r.endLine()
+	}
+	if ctx.Err() != nil || r.out.err != nil {
+		return err
+	}
+	switch code := rbee.CodeOf(err); {
+	case errors.Is(err, errOverTime):
+		err = rbee.Errorf(rbee.CodeRequestTimeout, "the generation did not end within %s", plural(*r.req.TimeoutSeconds, "second"))
+	case code == rbee.CodeWorkerCrashed, code == rbee.CodeWorkerNotFound, client.IsCut(err):
+		err = r.whoDied(ctx, err)
+	default:
+		err = r.colony.explain(err)
+	}
+	if tokens == 0 {
+		return err
+	}
+	name, saveErr := savePartial(r.req.RequestID, text)
+	if saveErr != nil {
+		r.out.warn("cannot keep the partial result: %v", saveErr)
+	} else {
+		r.out.note("Partial result kept in %s", shortPath(name))
+	}
+	r.out.note("Tokens generated: %d / %d", tokens, *r.req.MaxTokens)
+	e := asError(err).With("tokens_generated", tokens).With("max_tokens", *r.req.MaxTokens)
+	if saveErr == nil {
+		e = e.With("partial_result", name)
+	}
+	return e
+}
+
+// whoDied finds out whether the worker or the hive is gone, and how.
+func (r *inference) whoDied(ctx context.Context, err error) error {
+	if !r.colony.alive(ctx) {
+		return r.colony.died("during the generation", err)
+	}
+	w, lookup := r.colony.client.Worker(ctx, r.worker)
+	if lookup != nil || !w.State.Final() {
+		return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation", r.worker).WithCause(err).
+			Suggest("run the command again; the model is on disk already")
+	}
+	e := asError(workerEnded(w))
+	return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation: %s", r.worker, e.Message).WithCause(e).
+		Suggest("run the command again; the model is on disk already")
+}
+
+// savePartial keeps text in a file of the working directory or, where that
+// cannot be written, of the temporary directory.
+func savePartial(requestID, text string) (string, error) {
+	name := "rbee-partial-" + requestID + ".txt"
+	var errs []error
+	for _, dir := range []string{".", os.TempDir()} {
+		path, err := filepath.Abs(filepath.Join(dir, name))
+		if err == nil {
+			err = writeNew(path, text)
+		}
+		if err == nil {
+			return path, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
+// writeNew writes a file that must not exist yet.
+func writeNew(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the name is our own
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
