@@ -70,17 +70,33 @@ func (f File) derive(kvTokens, slots int, b rbee.Backend) (Estimate, bool) {
 	if !contain(func() { run = f.parsed.EstimateLLaMACppRun(options...) }) || len(run.Devices) != 2 {
 		return Estimate{}, false
 	}
-	host, hostOK := memoryOf(run.Devices[0])
-	device, deviceOK := memoryOf(run.Devices[1])
+	onHost, onDevice := run.Devices[0], run.Devices[1]
+	onHost.Footprint -= min(onHost.Footprint, f.spareRows(kvTokens, slots))
+	if b == rbee.BackendCPU {
+		// The library always reckons with an accelerator that computes; here the
+		// host does, and its graph reuses the memory of the layers for the logits.
+		onHost.Computation.Output -= min(onHost.Computation.Output, onHost.Computation.Compute+onDevice.Computation.Compute)
+		onHost.Computation.Compute += onDevice.Computation.Compute
+	}
+	host, hostOK := memoryOf(onHost)
+	device, deviceOK := memoryOf(onDevice)
 	if !hostOK || !deviceOK {
 		return Estimate{}, false
 	}
 	if b == rbee.BackendCPU {
-		// The library always reckons with an accelerator that computes; here the host does.
-		// It also counts shared embeddings twice, which is only so across devices.
-		return Estimate{Host: Memory{Weights: f.tensorBytes, KV: host.KV + device.KV, Compute: host.Compute + device.Compute}}, true
+		// Shared embeddings are there twice only across devices.
+		return Estimate{Host: Memory{Weights: f.tensorBytes, KV: host.KV + device.KV, Compute: host.Compute}}, true
 	}
 	return Estimate{Host: host, Device: device}, true
+}
+
+// spareRows is what the library reckons too much for the buffer of results: it
+// counts a row of logits and of the embedding, 4 bytes each, for every token of
+// a batch, while the engine keeps one for each slot.
+func (f File) spareRows(kvTokens, slots int) parser.GGUFBytesScalar {
+	const cellBlock = 256 // the cache is rounded up to blocks of this many cells
+	rows := min(batchTokens, (max(1, kvTokens)+cellBlock-1)/cellBlock*cellBlock)
+	return parser.GGUFBytesScalar(max(0, rows-max(1, slots))) * 4 * parser.GGUFBytesScalar(f.Vocabulary+f.Embedding) //nolint:gosec // none is negative
 }
 
 // memoryOf sums up a device of the library, and fails on sums that a wrapped

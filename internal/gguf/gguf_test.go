@@ -311,6 +311,11 @@ func TestEstimateGrowsWithTheCache(t *testing.T) {
 			t.Errorf("%s: needs %d and %d", b, small.Need(), large.Need())
 		}
 	}
+	// What llama.cpp v0.5.0 reserves for the logits of a batch is in the estimate once.
+	logits := int64(f.Vocabulary) * batchTokens * 4
+	if c := f.Estimate(1024, 1, rbee.BackendCPU).Host.Compute; c < logits || c > logits+32<<20 {
+		t.Errorf("%d bytes to compute, with logits of %d", c, logits)
+	}
 	if cpu := f.Estimate(1024, 1, rbee.BackendCPU); cpu.Host.Weights != f.tensorBytes || cpu.Device != (Memory{}) {
 		t.Errorf("on the CPU: %+v", cpu)
 	}
