@@ -79,7 +79,7 @@ func missingFrom(files []string) []string {
 func holdsBackend(file string, b rbee.Backend) bool {
 	stem := strings.TrimSuffix(libraryFile("ggml-"+string(b)), filepath.Ext(libraryFile("x")))
 	rest, ok := strings.CutPrefix(file, stem)
-	return ok && (rest[:1] == "." || rest[:1] == "-")
+	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "-"))
 }
 
 // addNames makes the unversioned names in a directory of libraries: links, or
