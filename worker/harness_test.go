@@ -25,7 +25,12 @@ import (
 	"rbee/worker/engine/fake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(programEnv) != "" {
+		program()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds waits whose end is certain unless something is broken.
 const patience = 30 * time.Second
