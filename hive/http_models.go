@@ -2,6 +2,7 @@ package hive
 
 import (
 	"context"
+	"net/http"
 
 	"rbee"
 )
@@ -22,18 +23,19 @@ func (h *Hive) importModel(ctx context.Context, in *struct{ Body rbee.ImportRequ
 	return &reply[rbee.Model]{m}, nil
 }
 
-type modelIn struct {
-	Ref string `path:"ref" doc:"model reference; it may hold slashes and colons"`
-}
-
-func (h *Hive) removeModel(ctx context.Context, in *modelIn) (*struct{}, error) {
-	ref, err := h.cfg.Settings.Resolve(in.Ref)
+// removeModel takes its reference as it stands in the path, with slashes and colons.
+func (h *Hive) removeModel(w http.ResponseWriter, r *http.Request) error {
+	ref, err := h.cfg.Settings.Resolve(r.PathValue("ref"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if users := h.pool.ByModel(ref); len(users) > 0 {
-		return nil, rbee.Errorf(rbee.CodeConflict, "worker %s uses the model %s", users[0].ID, ref).
+		return rbee.Errorf(rbee.CodeConflict, "worker %s uses the model %s", users[0].ID, ref).
 			Suggest("end it first with 'rbee workers shutdown %s'", users[0].ID)
 	}
-	return nil, h.store.Remove(ctx, ref)
+	if err := h.store.Remove(r.Context(), ref); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }

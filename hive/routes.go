@@ -65,8 +65,8 @@ func (h *Hive) routes() []httpapi.Route {
 			Summary: "Takes a GGUF file of this machine into the store, by a hard link where possible.", Handler: httpapi.JSON(h.importModel),
 		},
 		{
-			Method: del, Path: "/v1/models/{ref...}", Status: http.StatusNoContent,
-			Summary: "Takes a model out of the catalog, and its file out of the store. A model in use is CONFLICT.", Handler: httpapi.JSON(h.removeModel),
+			Method: del, Path: "/v1/models/{ref...}",
+			Summary: "Takes a model out of the catalog, and its file out of the store. A model in use is CONFLICT.", Handler: httpapi.RawFunc(h.removeModel),
 		},
 		{
 			Method: get, Path: "/v1/events",
