@@ -69,13 +69,13 @@ func (l *life) gone(ctx context.Context, most time.Duration) bool {
 	t := time.NewTimer(most)
 	defer t.Stop()
 	select {
-	case <-l.exit:
+	case <-l.proc.Done():
 		return true
 	case <-t.C:
 	case <-ctx.Done():
 	}
 	select {
-	case <-l.exit:
+	case <-l.proc.Done():
 		return true
 	default:
 		return false

@@ -3,6 +3,8 @@ package pool
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,9 @@ const (
 
 // lastLines is how many lines of a failed worker's output its state holds.
 const lastLines = 20
+
+// lastWords is how long the words of a worker that is gone may take to arrive.
+const lastWords = time.Second
 
 // never is a timer's time that does not come.
 const never = time.Duration(1<<63 - 1)
@@ -63,10 +68,14 @@ type life struct {
 	told     *rbee.Error // what the worker itself said about its loading
 	progress rbee.LoadProgress
 	misses   int
-	urgent   context.CancelFunc // ends the patience of a drain; nil before an order
-	idle     *time.Timer
-	stall    *time.Timer
-	health   *time.Timer
+
+	following bool // somebody listens to what it says of its loading
+	silent    bool // the process is gone, and its last words are waited for
+
+	urgent context.CancelFunc // ends the patience of a drain; nil before an order
+	idle   *time.Timer
+	stall  *time.Timer
+	health *time.Timer
 }
 
 func newLife(p *Pool, spec Spec, key string, w rbee.Worker) *life {
@@ -165,6 +174,7 @@ func (l *life) calledBack(ctx context.Context, url string, local bool) error {
 			l.become(rbee.WorkerLoading)
 			l.stall.Reset(l.pool.cfg.LoadStall)
 			l.health.Reset(HealthEvery)
+			l.following = true
 			l.errand(l.followLoading)
 		}
 	})
@@ -231,20 +241,42 @@ func (l *life) fail(why *rbee.Error) {
 	l.errand(func(context.Context) { l.proc.Stop(context.WithoutCancel(l.ctx), TermGrace) })
 }
 
-// exited takes notice that the process is gone.
+// exited takes notice that the process is gone. What it said of its loading
+// last may still be on its way.
 func (l *life) exited() {
+	l.exit = nil
+	if l.w.State == rbee.WorkerLoading && l.following && l.told == nil {
+		l.silent = true
+		l.stall.Reset(lastWords)
+		return
+	}
+	l.conclude()
+}
+
+// conclude says what the end of the process means.
+func (l *life) conclude() {
 	l.w.ExitCause = l.proc.Exit()
 	switch {
 	case l.w.State == rbee.WorkerDraining:
 		l.over(rbee.WorkerStopped, nil)
-	case l.told != nil:
-		l.over(rbee.WorkerFailed, l.told)
 	case l.failing != nil:
 		l.over(rbee.WorkerFailed, l.failing)
+	case l.told != nil:
+		l.over(rbee.WorkerFailed, l.told)
 	default:
-		l.over(rbee.WorkerFailed, rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s ended by itself (%s) while it was %s", l.id, l.w.ExitCause, l.w.State).
+		l.over(rbee.WorkerFailed, rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s ended by itself (%s) while it was %s%s", l.id, l.w.ExitCause, l.w.State, confession(l.proc.Lines())).
 			Suggest("see what it wrote with 'rbee workers logs %s'", l.id))
 	}
+}
+
+// confession is the error with which our programs end, if it is among the last lines.
+func confession(lines []string) string {
+	for _, line := range slices.Backward(lines[max(0, len(lines)-3):]) {
+		if why, ok := strings.CutPrefix(line, "Error: "); ok {
+			return ": " + why
+		}
+	}
+	return ""
 }
 
 // over is the end of the life. The worker's state stays to be asked for.

@@ -22,6 +22,10 @@ func (l *life) followLoading(ctx context.Context) {
 				return
 			}
 		}
+		if gone := false; !l.ask(func() { gone = l.silent }) || gone {
+			l.ask(l.heardOut)
+			return
+		}
 		if l.probe(ctx) {
 			return
 		}
@@ -32,10 +36,22 @@ func (l *life) followLoading(ctx context.Context) {
 	}
 }
 
+// heardOut ends the wait for the last words of a process that is gone.
+func (l *life) heardOut() {
+	l.following = false
+	if l.silent && !l.w.State.Final() {
+		l.conclude()
+	}
+}
+
 // loaded takes a step of the loading. Only what moved resets the deadline.
 func (l *life) loaded(p rbee.LoadProgress) {
 	if p.Error != nil {
 		l.told = p.Error
+		if l.silent {
+			l.heardOut()
+			return
+		}
 		l.fail(p.Error)
 		return
 	}
@@ -77,6 +93,10 @@ func (l *life) becomeReady(r rbee.Readiness) {
 
 // stalled ends a worker whose loading moves no more.
 func (l *life) stalled() {
+	if l.silent {
+		l.heardOut()
+		return
+	}
 	var where string
 	switch l.w.State {
 	case rbee.WorkerStarting:

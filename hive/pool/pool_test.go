@@ -227,6 +227,32 @@ func TestWhatTheWorkerSaysOfItsLoadingIsTheReason(t *testing.T) {
 	})
 }
 
+func TestTheLastWordsOfAWorkerAreHeardAfterItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		id, w := r.start(usual)
+		r.callBack(id)
+		synctest.Wait()
+		w.proc.end("exit status 1")
+		synctest.Wait()
+		r.want(id, rbee.WorkerLoading)
+		w.progress <- rbee.LoadProgress{Stage: rbee.LoadError, Error: rbee.Errorf(rbee.CodeVRAMExhausted, "no room on cuda0")}
+		synctest.Wait()
+		if got := r.want(id, rbee.WorkerFailed); rbee.CodeOf(got.Failure) != rbee.CodeVRAMExhausted || got.ExitCause != "exit status 1" {
+			t.Errorf("failed: %+v", got)
+		}
+		id, w = r.start(usual)
+		r.callBack(id)
+		synctest.Wait()
+		w.proc.end("signal: killed") // and no word
+		time.Sleep(2 * time.Second)
+		if got := r.want(id, rbee.WorkerFailed); rbee.CodeOf(got.Failure) != rbee.CodeWorkerCrashed {
+			t.Errorf("failed: %+v", got)
+		}
+		r.stop()
+	})
+}
+
 func TestStopDrainsAndWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
