@@ -144,18 +144,26 @@ func (e *Engine) loadModel(
 	return nil
 }
 
-func (e *Engine) makeContext(o engine.Options, device device) error {
+// contextParams are what a context is made with.
+func contextParams(o engine.Options) llama.ContextParams {
 	params := llama.ContextDefaultParams()
 	params.NCtx = uint32(o.KVTokens) //nolint:gosec // checked by Normalize
 	params.NBatch, params.NUbatch = batchTokens, batchTokens
 	params.NSeqMax = uint32(o.Slots) //nolint:gosec // at most MaxSlots
 	// One row of logits per slot; the default is one per token of a batch, which is hundreds of MB.
 	params.NOutputsMax = params.NSeqMax
-	params.KVUnified = 1
+	if o.Slots > 1 {
+		// Slots share all cells. It costs a fixed time per step, so one slot goes without.
+		params.KVUnified = 1
+	}
 	params.NThreads, params.NThreadsBatch = int32(o.Threads), int32(o.Threads) //nolint:gosec // checked by Normalize
 	params.NoPerf = 1
+	return params
+}
+
+func (e *Engine) makeContext(o engine.Options, device device) error {
 	var err error
-	if e.context, err = llama.InitFromModel(e.model, params); err != nil {
+	if e.context, err = llama.InitFromModel(e.model, contextParams(o)); err != nil {
 		return e.lib.explain("make room for the context", device.info.Kind)
 	}
 	if e.memory, err = llama.GetMemory(e.context); err != nil || e.memory == 0 {

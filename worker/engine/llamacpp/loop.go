@@ -62,8 +62,8 @@ func (e *Engine) gather() bool {
 		seq.began = time.Now()
 		e.active = append(e.active, seq)
 	}
-	for _, seq := range slices.Clone(e.active) {
-		if seq.quit.Load() {
+	for i := len(e.active) - 1; i >= 0; i-- { // end takes it off the list
+		if seq := e.active[i]; seq.quit.Load() {
 			e.end(seq, rbee.StopCanceled, nil)
 		}
 	}
