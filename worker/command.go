@@ -115,7 +115,7 @@ func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Comm
 				return err
 			}
 			begun()
-			return serve(ctx, p, cfg, f.port)
+			return serve(ctx, cfg, f.port)
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
@@ -267,7 +267,7 @@ func devices(p Process, e Engine, f *flags) error {
 // serve runs the worker until it has ended, its parent is gone, or it is over
 // its time: streams that cannot be written and devices that hang are left to
 // the end of the process.
-func serve(ctx context.Context, p Process, cfg Config, port int) error {
+func serve(ctx context.Context, cfg Config, port int) error {
 	ln, err := httpapi.Listen(net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), cfg.Key)
 	if rbee.CodeOf(err) == rbee.CodeConflict {
 		return rbee.AsError(err).Suggest("choose another with --port, or 0 for a free one")

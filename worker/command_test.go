@@ -114,8 +114,11 @@ func TestWrongUseIsExplained(t *testing.T) {
 		says []string // in stderr
 	}{
 		{"no model", nil, []string{"--model is missing"}},
-		{"all faults at once", []string{"--slots", "0", "--backend", "abacus", "--port", "70000", "--queue", "-1", "--load-timeout", "0s", "--callback-url", "x", "--worker-id", "a b"},
-			[]string{"--model", "--slots", "--backend", "--port", "--queue", "--load-timeout", "--callback-url", "--worker-id"}},
+		{
+			"all faults at once",
+			[]string{"--slots", "0", "--backend", "abacus", "--port", "70000", "--queue", "-1", "--load-timeout", "0s", "--callback-url", "x", "--worker-id", "a b"},
+			[]string{"--model", "--slots", "--backend", "--port", "--queue", "--load-timeout", "--callback-url", "--worker-id"},
+		},
 		{"unknown flag", []string{"--speed", "9"}, []string{"unknown flag: --speed"}},
 		{"no number", []string{"--slots", "many"}, []string{"--slots"}},
 		{"unknown command", []string{"dance"}, []string{"dance"}},
@@ -274,8 +277,7 @@ func TestTheProgramServesBeeTiny(t *testing.T) {
 	e := worker.Engine{Load: llamacpp.Load, Devices: llamacpp.Devices, Find: engines.Find}
 	c, end := byHive(t, e, "--model", "../models/bee-tiny.gguf", "--engine-dir", enginestest.Dir(t), "--threads", "1", "--slots", "2", "--queue", "8", "--kv-tokens", "2048")
 
-	const seed, max = uint64(7), 40
-	req := rbee.InferRequest{Prompt: "Once upon a time", MaxTokens: ptr(max), Seed: ptr(seed)}
+	req := rbee.InferRequest{Prompt: "Once upon a time", MaxTokens: ptr(40), Seed: ptr(uint64(7))}
 	alone, err := c.InferWhole(t.Context(), req)
 	if err != nil || alone.TotalTokens == 0 || alone.PromptTokens == 0 || len(strings.Fields(alone.Text)) < 10 {
 		t.Fatalf("%+v, %v", alone, err)
@@ -414,19 +416,23 @@ func TestTheProcessEnds(t *testing.T) {
 		}
 		eventually(t, "it drains", func() bool { return strings.Contains(errs.String(), "draining") })
 		// The program lets go of signals at about the time of that line.
-		again := time.NewTicker(10 * time.Millisecond)
-		defer again.Stop()
-		ended := make(chan int, 1)
-		go func() { ended <- exit(t, cmd, errs) }()
-		code := 0
-		for waiting := true; waiting; {
-			select {
-			case <-again.C:
-				_ = cmd.Process.Signal(syscall.SIGTERM) // it may be gone
-			case code = <-ended:
-				waiting = false
+		stop := make(chan struct{})
+		var again sync.WaitGroup
+		again.Go(func() {
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					_ = cmd.Process.Signal(syscall.SIGTERM) // it may be gone
+				case <-stop:
+					return
+				}
 			}
-		}
+		})
+		code := exit(t, cmd, errs)
+		close(stop)
+		again.Wait()
 		if code != -1 {
 			t.Errorf("exit %d, want the end by the signal; stderr %s", code, errs)
 		}

@@ -107,7 +107,7 @@ func start(t *testing.T, cfg worker.Config) *running {
 	t.Cleanup(func() {
 		cancel()
 		r.Close()
-		r.wait(t)
+		_ = r.wait(t) // the test looked at it, if it matters
 		group.Wait()
 	})
 	return r
@@ -184,15 +184,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// post sends a body as it is.
-func (r *running) post(t *testing.T, path, body string, header ...string) *http.Response {
-	t.Helper()
-	return r.do(t, t.Context(), http.MethodPost, path, body, header...)
+// answer is the reply to a request as it came over the wire; its body is
+// closed with the test.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+	body       io.Reader
 }
 
-func (r *running) do(t *testing.T, ctx context.Context, method, path, body string, header ...string) *http.Response {
+// post sends a body as it is.
+func (r *running) post(t *testing.T, path, body string, header ...string) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(ctx, method, r.base+path, strings.NewReader(body))
+	return r.do(t, http.MethodPost, path, body, header...)
+}
+
+func (r *running) do(t *testing.T, method, path, body string, header ...string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, r.base+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,13 +213,13 @@ func (r *running) do(t *testing.T, ctx context.Context, method, path, body strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { resp.Body.Close() })
-	return resp
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return answer{resp.StatusCode, resp.Header, resp.Body}
 }
 
-func read(t *testing.T, resp *http.Response) string {
+func read(t *testing.T, resp answer) string {
 	t.Helper()
-	b, err := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(resp.body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +227,7 @@ func read(t *testing.T, resp *http.Response) string {
 }
 
 // failure reads an error reply and checks what all have in common.
-func failure(t *testing.T, resp *http.Response, want rbee.Code) *rbee.Error {
+func failure(t *testing.T, resp answer, want rbee.Code) rbee.Error {
 	t.Helper()
 	text := read(t, resp)
 	var b rbee.ErrorBody
@@ -232,14 +240,14 @@ func failure(t *testing.T, resp *http.Response, want rbee.Code) *rbee.Error {
 	if b.Error.RequestID == "" || b.Error.RequestID != resp.Header.Get(rbee.RequestIDHeader) {
 		t.Errorf("request id %q in the body, %q in the header", b.Error.RequestID, resp.Header.Get(rbee.RequestIDHeader))
 	}
-	return b.Error
+	return *b.Error
 }
 
 // events reads a stream to its end: the data of each event.
-func events(t *testing.T, resp *http.Response) []string {
+func events(t *testing.T, resp answer) []string {
 	t.Helper()
 	var all []string
-	lines := bufio.NewScanner(resp.Body)
+	lines := bufio.NewScanner(resp.body)
 	for lines.Scan() {
 		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
 			all = append(all, data)
@@ -267,9 +275,9 @@ func (r *running) infer(t *testing.T, req rbee.InferRequest) (string, *rbee.Infe
 	return text.String(), nil, errors.New("the stream ended without an end")
 }
 
-func prompt(max int) rbee.InferRequest {
+func prompt(tokens int) rbee.InferRequest {
 	zero := 0.0
-	return rbee.InferRequest{Prompt: "Once upon a time", MaxTokens: &max, Temperature: &zero}
+	return rbee.InferRequest{Prompt: "Once upon a time", MaxTokens: &tokens, Temperature: &zero}
 }
 
 // gated is a loader that waits for the gate, and reports what is sent to it.

@@ -90,21 +90,26 @@ func TestWithoutStreamTheReplyIsOneBody(t *testing.T) {
 func TestTheSameSeedGivesTheSameText(t *testing.T) {
 	w := script(t, fake.Script{})
 	text := func(seed *uint64) string {
-		max := 30
-		got, _, err := w.infer(t, rbee.InferRequest{Prompt: "a", MaxTokens: &max, Seed: seed})
+		req := prompt(30)
+		req.Temperature, req.Seed = nil, seed
+		got, _, err := w.infer(t, req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return got
 	}
 	seven, zero := uint64(7), uint64(0)
-	if text(&seven) != text(&seven) || text(&zero) != text(&zero) {
-		t.Error("the same seed gives different texts")
+	ofSeven, ofZero, ofChance := text(&seven), text(&zero), text(nil)
+	if again := text(&seven); again != ofSeven {
+		t.Errorf("the same seed gives %q and %q", ofSeven, again)
 	}
-	if text(&seven) == text(&zero) {
+	if again := text(&zero); again != ofZero {
+		t.Errorf("the seed 0 gives %q and %q", ofZero, again)
+	}
+	if ofSeven == ofZero {
 		t.Error("different seeds give the same text")
 	}
-	if text(nil) == text(nil) {
+	if text(nil) == ofChance {
 		t.Error("without a seed two texts are the same")
 	}
 }
@@ -116,12 +121,18 @@ func TestAllFaultsAreReportedAtOnceAndNoValueIsEchoed(t *testing.T) {
 		name, body string
 		fields     []string
 	}{
-		{"ranges", `{"prompt":"","max_tokens":0,"temperature":2.5,"top_p":-1,"top_k":-1,"min_p":7,"repetition_penalty":0,"timeout_seconds":0,"stop":[""],"request_id":"sesame sesame"}`,
-			[]string{"prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "timeout_seconds", "stop[0]", "request_id"}},
-		{"types", `{"prompt":5,"max_tokens":"sesame","temperature":[],"stop":"sesame","stream":"sesame","seed":-1}`,
-			[]string{"prompt", "max_tokens", "temperature", "stop", "stream", "seed"}},
-		{"types and ranges", `{"prompt":{},"max_tokens":0,"temperature":"sesame","min_p":2}`,
-			[]string{"prompt", "max_tokens", "temperature", "min_p"}},
+		{
+			"ranges", `{"prompt":"","max_tokens":0,"temperature":2.5,"top_p":-1,"top_k":-1,"min_p":7,"repetition_penalty":0,"timeout_seconds":0,"stop":[""],"request_id":"sesame sesame"}`,
+			[]string{"prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "timeout_seconds", "stop[0]", "request_id"},
+		},
+		{
+			"types", `{"prompt":5,"max_tokens":"sesame","temperature":[],"stop":"sesame","stream":"sesame","seed":-1}`,
+			[]string{"prompt", "max_tokens", "temperature", "stop", "stream", "seed"},
+		},
+		{
+			"types and ranges", `{"prompt":{},"max_tokens":0,"temperature":"sesame","min_p":2}`,
+			[]string{"prompt", "max_tokens", "temperature", "min_p"},
+		},
 		{"unknown fields", `{"prompt":"a","sesame":1,"max_tokens":-1}`, []string{"sesame", "max_tokens"}},
 		{"fraction", `{"prompt":"a","max_tokens":1.5}`, []string{"max_tokens"}},
 		{"null prompt", `{"prompt":null}`, []string{"prompt"}},
@@ -149,7 +160,7 @@ func TestAllFaultsAreReportedAtOnceAndNoValueIsEchoed(t *testing.T) {
 				t.Errorf("the faults are %v, want one each of %v", faults, want)
 			}
 			if c.name != "unknown fields" && strings.Contains(e.Error(), "sesame") {
-				t.Errorf("the error quotes the request: %v", e)
+				t.Errorf("the error quotes the request: %s", e.Error())
 			}
 		})
 	}
@@ -173,7 +184,7 @@ func TestWhatIsNoRequestIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if e := failure(t, w.post(t, "/v1/inference", body), rbee.CodeInvalidRequest); strings.Contains(e.Error(), "sesame") {
-				t.Errorf("the error quotes the request: %v", e)
+				t.Errorf("the error quotes the request: %s", e.Error())
 			}
 		})
 	}
@@ -199,7 +210,7 @@ func TestOneIDRunsOnce(t *testing.T) {
 	if len(got) != 2 || !strings.Contains(got[0], `"stop_reason":"canceled"`) || got[1] != "[DONE]" {
 		t.Errorf("the stream ends with %q", got)
 	}
-	if resp := w.do(t, t.Context(), http.MethodDelete, "/v1/inference/never-was", ""); resp.StatusCode != http.StatusNoContent {
+	if resp := w.do(t, http.MethodDelete, "/v1/inference/never-was", ""); resp.StatusCode != http.StatusNoContent {
 		t.Errorf("cancel of nothing: %d", resp.StatusCode)
 	}
 	eventually(t, "the worker is idle", func() bool { return w.state(t) == rbee.WorkerIdle })
@@ -214,19 +225,24 @@ func TestACanceledRequestWithoutStreamKeepsItsText(t *testing.T) {
 	hold <- struct{}{}
 	hold <- struct{}{}
 	w := script(t, fake.Script{Hold: hold})
-	eventuallyCanceled := make(chan error, 1)
-	go func() {
-		eventually(t, "two tokens came", func() bool { return w.metric(t, "rbee_worker_generated_tokens_total") == "2" })
-		eventuallyCanceled <- w.CancelInfer(t.Context(), "r1")
-	}()
 	req := prompt(10)
 	req.RequestID = "r1"
-	whole, err := w.InferWhole(t.Context(), req)
-	if err := <-eventuallyCanceled; err != nil {
+	type outcome struct {
+		reply rbee.InferReply
+		err   error
+	}
+	ended := make(chan outcome, 1)
+	go func() {
+		reply, err := w.InferWhole(t.Context(), req)
+		ended <- outcome{reply, err}
+	}()
+	eventually(t, "two tokens came", func() bool { return w.metric(t, "rbee_worker_generated_tokens_total") == "2" })
+	if err := w.CancelInfer(t.Context(), "r1"); err != nil {
 		t.Error(err)
 	}
-	if err != nil || whole.StopReason != rbee.StopCanceled || whole.TotalTokens != 2 || whole.Text == "" {
-		t.Errorf("the reply is %+v, %v", whole, err)
+	got := <-ended
+	if got.err != nil || got.reply.StopReason != rbee.StopCanceled || got.reply.TotalTokens != 2 || got.reply.Text == "" {
+		t.Errorf("the reply is %+v, %v", got.reply, got.err)
 	}
 }
 
@@ -295,7 +311,7 @@ func TestTimeouts(t *testing.T) {
 	})
 	t.Run("between two tokens", func(t *testing.T) {
 		w := script(t, fake.Script{StallAt: 4}, func(c *worker.Config) { c.TokenStall = 30 * time.Millisecond })
-		resp := w.post(t, "/v1/inference", `{"prompt":"a","request_id":"r1"}`)
+		resp := w.post(t, "/v1/inference", `{"prompt":"a","temperature":0,"request_id":"r1"}`)
 		got := events(t, resp)
 		if len(got) != 5 || !strings.Contains(got[3], `{"error":{"code":"GENERATION_TIMEOUT"`) ||
 			!strings.Contains(got[3], `"request_id":"r1"`) || got[4] != "[DONE]" {
@@ -318,7 +334,7 @@ func TestTimeouts(t *testing.T) {
 
 func TestAFailureOfTheEngineEndsTheStreamWithAnError(t *testing.T) {
 	w := script(t, fake.Script{FailAt: 3})
-	got := events(t, w.post(t, "/v1/inference", `{"prompt":"a"}`))
+	got := events(t, w.post(t, "/v1/inference", `{"prompt":"a","temperature":0}`))
 	if len(got) != 4 || !strings.Contains(got[2], `"INTERNAL_ERROR"`) || got[3] != "[DONE]" {
 		t.Errorf("the events are %q", got)
 	}
@@ -478,8 +494,10 @@ func TestTheDocumentNamesEveryEndpoint(t *testing.T) {
 	if err != nil || served != string(made) {
 		t.Errorf("the document that is served is not the one that is made (%v)", err)
 	}
-	for _, path := range []string{"/v1/health", "/v1/ready", "/v1/loading/progress", "/v1/inference", "/v1/inference/{request_id}",
-		"/v1/tokenize", "/v1/detokenize", "/v1/admin/shutdown", "/v1/shutdown", "/metrics"} {
+	for _, path := range []string{
+		"/v1/health", "/v1/ready", "/v1/loading/progress", "/v1/inference", "/v1/inference/{request_id}",
+		"/v1/tokenize", "/v1/detokenize", "/v1/admin/shutdown", "/v1/shutdown", "/metrics",
+	} {
 		if !strings.Contains(served, `"`+path+`"`) {
 			t.Errorf("%s is missing", path)
 		}

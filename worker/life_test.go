@@ -19,7 +19,7 @@ func TestAWorkerAnswersBeforeItIsLoaded(t *testing.T) {
 	steps := make(chan rbee.LoadProgress)
 	w := start(t, worker.Config{Load: gated(steps)})
 	get := func(path string) (int, string) {
-		resp := w.do(t, t.Context(), http.MethodGet, path, "")
+		resp := w.do(t, http.MethodGet, path, "")
 		return resp.StatusCode, strings.TrimSpace(read(t, resp))
 	}
 	for _, c := range []struct {
@@ -73,7 +73,7 @@ func TestALateWatcherOfTheLoadHasThePresentStateAtOnce(t *testing.T) {
 	if last := seen[len(seen)-1]; last.Stage != rbee.LoadReady || last.LayersLoaded != 4 {
 		t.Errorf("the last state is %+v", last)
 	}
-	resp := w.do(t, t.Context(), http.MethodGet, "/v1/loading/progress", "")
+	resp := w.do(t, http.MethodGet, "/v1/loading/progress", "")
 	if got := events(t, resp); len(got) != 2 || got[0] != `{"stage":"ready","layers_loaded":4,"layers_total":12,"vram_mb":2}` || got[1] != "[DONE]" {
 		t.Errorf("a watcher after the end sees %q", got)
 	}
@@ -169,21 +169,21 @@ func TestAKeyIsDemandedButForLiveness(t *testing.T) {
 	w := start(t, worker.Config{Key: "sesame"})
 	w.ready(t)
 	for _, path := range []string{"/v1/loading/progress", "/metrics", "/openapi.json"} {
-		failure(t, w.do(t, t.Context(), http.MethodGet, path, ""), rbee.CodeMissingAPIKey)
+		failure(t, w.do(t, http.MethodGet, path, ""), rbee.CodeMissingAPIKey)
 	}
 	for _, path := range []string{"/v1/inference", "/v1/tokenize", "/v1/detokenize", "/v1/shutdown", "/v1/admin/shutdown"} {
 		failure(t, w.post(t, path, `{}`), rbee.CodeMissingAPIKey)
 	}
-	failure(t, w.do(t, t.Context(), http.MethodDelete, "/v1/inference/a", ""), rbee.CodeMissingAPIKey)
+	failure(t, w.do(t, http.MethodDelete, "/v1/inference/a", ""), rbee.CodeMissingAPIKey)
 	for _, path := range []string{"/v1/health", "/v1/ready"} {
-		if resp := w.do(t, t.Context(), http.MethodGet, path, ""); resp.StatusCode != 200 {
+		if resp := w.do(t, http.MethodGet, path, ""); resp.StatusCode != 200 {
 			t.Errorf("%s without a key: %d", path, resp.StatusCode)
 		}
 	}
 }
 
 // endless starts a stream that has begun and goes on until something ends it.
-func endless(t *testing.T, w *running, id string) *http.Response {
+func endless(t *testing.T, w *running, id string) answer {
 	t.Helper()
 	resp := w.post(t, "/v1/inference", `{"prompt":"a","max_tokens":1000000,"ignore_eos":true,"request_id":"`+id+`"}`)
 	if resp.StatusCode != 200 {

@@ -16,30 +16,52 @@ const progressPath = "/v1/loading/progress"
 // routes is the worker's API.
 func (w *Worker) routes() []httpapi.Route {
 	return []httpapi.Route{
-		{Method: http.MethodGet, Path: "/v1/health", Access: httpapi.Public,
-			Summary: "Whether the worker lives, and its versions.", Handler: httpapi.JSON(health)},
-		{Method: http.MethodGet, Path: "/health", Access: httpapi.Public,
-			Summary: "The same as /v1/health.", Handler: httpapi.JSON(health)},
-		{Method: http.MethodGet, Path: "/v1/ready", Access: httpapi.Public,
-			Summary: "Whether the worker takes requests: 200, or 503 while it loads or drains.", Handler: httpapi.JSON(w.readiness)},
-		{Method: http.MethodGet, Path: progressPath,
+		{
+			Method: http.MethodGet, Path: "/v1/health", Access: httpapi.Public,
+			Summary: "Whether the worker lives, and its versions.", Handler: httpapi.JSON(health),
+		},
+		{
+			Method: http.MethodGet, Path: "/health", Access: httpapi.Public,
+			Summary: "The same as /v1/health.", Handler: httpapi.JSON(health),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/ready", Access: httpapi.Public,
+			Summary: "Whether the worker takes requests: 200, or 503 while it loads or drains.", Handler: httpapi.JSON(w.readiness),
+		},
+		{
+			Method: http.MethodGet, Path: progressPath,
 			Summary: "How far the loading is: the present state at once, then changes to the end.",
-			Handler: httpapi.Stream[struct{}, rbee.LoadProgress](sse.ContentType, w.loading)},
-		{Method: http.MethodPost, Path: "/v1/inference",
+			Handler: httpapi.Stream[struct{}, rbee.LoadProgress](sse.ContentType, w.loading),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/inference",
 			Summary: "Generates text: a stream of events, or with stream=false one InferReply.",
-			Handler: httpapi.Stream[inferIn, rbee.InferEvent](sse.ContentType, w.infer)},
-		{Method: http.MethodDelete, Path: "/v1/inference/{request_id}", Status: http.StatusNoContent,
-			Summary: "Ends a generation; one that does not run is no error.", Handler: httpapi.JSON(w.cancelInfer)},
-		{Method: http.MethodPost, Path: "/v1/tokenize",
-			Summary: "The tokens of a text.", Handler: httpapi.JSON(w.tokenize)},
-		{Method: http.MethodPost, Path: "/v1/detokenize",
-			Summary: "The text of tokens.", Handler: httpapi.JSON(w.detokenize)},
-		{Method: http.MethodPost, Path: "/v1/admin/shutdown",
-			Summary: "Finishes what runs, for at most 30 s, takes nothing new, and ends.", Handler: httpapi.JSON(w.adminShutdown)},
-		{Method: http.MethodPost, Path: "/v1/shutdown",
-			Summary: "Ends the streams with a last event, and the worker within 5 s.", Handler: httpapi.JSON(w.shutdown)},
-		{Method: http.MethodGet, Path: "/metrics",
-			Summary: "The worker's figures in the text format of Prometheus.", Handler: httpapi.Raw(w.metrics.handler())},
+			Handler: httpapi.Stream[inferIn, rbee.InferEvent](sse.ContentType, w.infer),
+		},
+		{
+			Method: http.MethodDelete, Path: "/v1/inference/{request_id}", Status: http.StatusNoContent,
+			Summary: "Ends a generation; one that does not run is no error.", Handler: httpapi.JSON(w.cancelInfer),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/tokenize",
+			Summary: "The tokens of a text.", Handler: httpapi.JSON(w.tokenize),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/detokenize",
+			Summary: "The text of tokens.", Handler: httpapi.JSON(w.detokenize),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/admin/shutdown",
+			Summary: "Finishes what runs, for at most 30 s, takes nothing new, and ends.", Handler: httpapi.JSON(w.adminShutdown),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/shutdown",
+			Summary: "Ends the streams with a last event, and the worker within 5 s.", Handler: httpapi.JSON(w.shutdown),
+		},
+		{
+			Method: http.MethodGet, Path: "/metrics",
+			Summary: "The worker's figures in the text format of Prometheus.", Handler: httpapi.Raw(w.metrics.handler()),
+		},
 	}
 }
 
