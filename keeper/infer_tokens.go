@@ -110,7 +110,7 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 		case ev.InferDone != nil && ev.Done:
 			return *ev.InferDone, nil
 		}
-		done.TotalTokens++
+		done.TotalTokens = ev.Index + 1 // a character that took several tokens is one event
 		text.WriteString(ev.Token)
 		if r.out.json {
 			r.out.emit(tokenEvent{"token", ev.Token, ev.Index})

@@ -13,8 +13,13 @@ import (
 	"rbee/internal/engines"
 )
 
-// cleanTime bounds how long stopping the worker of an ended run may take.
-const cleanTime = 10 * time.Second
+const (
+	// cleanTime bounds how long stopping the worker of an ended run may take.
+	cleanTime = 10 * time.Second
+	// exitNotice is how long after its connection broke the end of a private
+	// hive's process is waited for, to say how it ended.
+	exitNotice = 2 * time.Second
+)
 
 // start is phases 3 to 7: model, memory and backend, worker, registration, loading.
 func (r *inference) start(ctx context.Context) error {
@@ -176,6 +181,9 @@ func (a *app) load(ctx context.Context, c *colony, id rbee.WorkerID, phase int) 
 			break
 		}
 		last = p
+		if p.LayersTotal == 0 {
+			continue // the file is being opened
+		}
 		b.set(int64(p.LayersLoaded), int64(p.LayersTotal))
 	}
 	b.clear()
@@ -254,11 +262,13 @@ func (c *colony) alive(ctx context.Context) bool {
 
 func (c *colony) died(when string, err error) error {
 	if c.private != nil {
+		timer := time.NewTimer(exitNotice)
+		defer timer.Stop()
 		select {
 		case <-c.private.process.Done():
 			return rbee.Errorf(rbee.CodeConnectionTimeout, "the private hive died %s (%s)", when, c.private.process.Exit()).WithCause(err).
 				Suggest("see 'rbee doctor', then try again")
-		default:
+		case <-timer.C:
 		}
 	}
 	suggestion := c.remedy

@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -34,6 +35,7 @@ func WithInterrupts(ctx context.Context) (context.Context, func()) {
 					os.Exit(rbee.ExitInterrupted)
 				}
 				cancel(errInterrupted)
+				fmt.Fprintln(os.Stderr, "Canceling... (once more ends at once)")
 			case <-stop:
 				return
 			}

@@ -69,6 +69,9 @@ func findTarget(cfg conf.Config, node string) (target, error) {
 	base := node
 	if !strings.Contains(node, "://") {
 		host := node
+		if !hostPattern.MatchString(node) {
+			return target{}, errNode()
+		}
 		if name := sshHostName(node); name != "" {
 			host = name
 		}
@@ -94,9 +97,8 @@ var hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?
 
 func newTarget(base string) (target, error) {
 	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || !hostPattern.MatchString(u.Host) {
-		return target{}, rbee.Errorf(rbee.CodeInvalidRequest, "cannot find the node: it is neither a name of the configuration nor a host").
-			Suggest("use localhost, a name under nodes: in config.yaml or in ~/.ssh/config, or HOST:PORT")
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || !hostPattern.MatchString(u.Host) {
+		return target{}, errNode()
 	}
 	host := u.Host
 	if u.Port() == "" {
@@ -111,6 +113,11 @@ func newTarget(base string) (target, error) {
 		host:   host,
 		remedy: "Check if rbee-hive is running on " + u.Hostname(),
 	}, nil
+}
+
+func errNode() error {
+	return rbee.Errorf(rbee.CodeInvalidRequest, "cannot find the node: it is neither a name of the configuration nor a host").
+		Suggest("use localhost, a name under nodes: in config.yaml or in ~/.ssh/config, or HOST:PORT")
 }
 
 // withPort adds the default port to a host without one.
