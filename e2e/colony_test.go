@@ -244,10 +244,12 @@ func (c *colony) awaitState(hive *client.Client, id rbee.WorkerID, want rbee.Wor
 }
 
 // verify fails the test for every trace that the colony left, and removes it.
+// Until then it gives the kernel time: a process that was killed is a zombie
+// before the last of its threads has closed its sockets.
 func (c *colony) verify() {
 	t := c.t
 	deadline := time.Now().Add(patience)
-	for len(c.procs()) > 0 && !t.Failed() && time.Now().Before(deadline) {
+	for !t.Failed() && len(c.procs())+len(c.leftListening()) > 0 && time.Now().Before(deadline) {
 		<-time.After(20 * time.Millisecond)
 	}
 	for _, p := range c.procs() {
@@ -257,13 +259,24 @@ func (c *colony) verify() {
 	for _, r := range c.started {
 		<-r.done
 	}
-	for inode, addr := range allListeners() {
-		if c.ports[inode] {
-			t.Errorf("left: listening socket %s", addr)
-		}
+	if left := c.leftListening(); len(left) > 0 && !t.Failed() {
+		t.Errorf("left: listening sockets %v", left)
 	}
 	c.verifyFiles()
 	c.verifyNotes()
+}
+
+// leftListening returns the addresses of sockets of the colony that still listen.
+func (c *colony) leftListening() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var left []string
+	for inode, addr := range allListeners() {
+		if c.ports[inode] {
+			left = append(left, addr)
+		}
+	}
+	return left
 }
 
 // verifyFiles looks for files that are no part of a state directory at rest.
