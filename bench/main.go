@@ -209,7 +209,7 @@ func rawLoad(ctx context.Context, cfg config) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	b, err := exec.CommandContext(ctx, self, "-engine-dir", cfg.engineDir, "-models", cfg.models, //nolint:gosec // this program
+	b, err := exec.CommandContext(ctx, self, "-engine-dir", cfg.engineDir, "-models", cfg.models,
 		"-threads", fmt.Sprint(cfg.threads), "raw-load").Output()
 	if err != nil {
 		return 0, fmt.Errorf("cannot load with the raw engine: %w", err)

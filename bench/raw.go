@@ -31,9 +31,9 @@ func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, err
 		return nil, fmt.Errorf("cannot load %s: %w", path, err)
 	}
 	cp := llama.ContextDefaultParams()
-	cp.NCtx, cp.NSeqMax, cp.KVUnified = uint32(kvTokens), uint32(slots), 1 //nolint:gosec // small numbers of the benchmark
+	cp.NCtx, cp.NSeqMax, cp.KVUnified = uint32(kvTokens), uint32(slots), 1
 	cp.NBatch, cp.NUbatch = 512, 512
-	cp.NThreads, cp.NThreadsBatch = int32(threads), int32(threads) //nolint:gosec // as above
+	cp.NThreads, cp.NThreadsBatch = int32(threads), int32(threads)
 	ctx, err := llama.InitFromModel(model, cp)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a context for %s: %w", path, err)
@@ -84,7 +84,7 @@ func (e *rawEngine) run(prompt string, n int) (prefill, decode time.Duration, er
 			return 0, 0, err
 		}
 		logits[llama.VocabEOS(e.vocab)] = -1e30                                            // as ignore_eos does
-		tokens = append(tokens[:0], llama.Token(slices.Index(logits, slices.Max(logits)))) //nolint:gosec // below the vocabulary's size
+		tokens = append(tokens[:0], llama.Token(slices.Index(logits, slices.Max(logits))))
 		if i == 0 {
 			first = time.Now()
 		}

@@ -80,7 +80,7 @@ func half(f float32) uint16 {
 	if exp <= 0 {
 		return sign
 	}
-	return sign | uint16(exp)<<10 + uint16((man+0x1000)>>13) //nolint:gosec // exp is below 31 for |f| < 65504; a carry moves into it, as it should
+	return sign | uint16(exp)<<10 + uint16((man+0x1000)>>13)
 }
 
 // Shape is the shape of a model.
@@ -182,7 +182,7 @@ func aligned(n int64) int64 { return (n + alignment - 1) / alignment * alignment
 
 // WriteFile writes the model, replacing a file of that name only when it is whole.
 func WriteFile(path string, s Shape) (err error) {
-	f, err := os.Create(path + ".part") //nolint:gosec // the caller names the file
+	f, err := os.Create(path + ".part")
 	if err != nil {
 		return fmt.Errorf("cannot write a model: %w", err)
 	}
@@ -220,17 +220,17 @@ func Write(out io.Writer, s Shape) error {
 	var offset int64
 	for _, t := range tensors {
 		w.str(t.name)
-		w.u32(uint32(len(t.dims))) //nolint:gosec // at most 2
+		w.u32(uint32(len(t.dims)))
 		for _, d := range t.dims {
-			w.u64(uint64(d)) //nolint:gosec // checked to be positive
+			w.u64(uint64(d))
 		}
 		w.u32(uint32(t.typ))
-		w.u64(uint64(offset)) //nolint:gosec // a sum of sizes
+		w.u64(uint64(offset))
 		offset += aligned(t.bytes())
 	}
 	w.pad()
 	for i, t := range tensors {
-		w.tensor(t, rand.New(rand.NewPCG(s.Seed, uint64(i)))) //nolint:gosec // weights, not secrets
+		w.tensor(t, rand.New(rand.NewPCG(s.Seed, uint64(i))))
 		w.pad()
 	}
 	if w.err != nil {
@@ -286,7 +286,7 @@ func (w *writer) value(v any) {
 	case []int32:
 		w.array(5, len(v))
 		for _, i := range v {
-			w.u32(uint32(i)) //nolint:gosec // two's complement is the format
+			w.u32(uint32(i))
 		}
 	}
 }
@@ -294,7 +294,7 @@ func (w *writer) value(v any) {
 func (w *writer) array(element uint32, n int) {
 	w.u32(9)
 	w.u32(element)
-	w.u64(uint64(n)) //nolint:gosec // a length
+	w.u64(uint64(n))
 }
 
 // poolBytes is how many random bytes a tensor draws; a larger one repeats them.

@@ -20,7 +20,7 @@ const (
 const firstPiece = 3 + 256 + 95
 
 func (s Shape) metadata() []pair {
-	u := func(n int) uint32 { return uint32(n) } //nolint:gosec // checked to be positive
+	u := func(n int) uint32 { return uint32(n) }
 	l, _ := s.Type.layout()                      // the shape was checked
 	tokens, scores, kinds := s.vocabulary()
 	return []pair{
