@@ -213,7 +213,9 @@ func fault(d *huma.ErrorDetail) rbee.Fault {
 	f := rbee.Fault{Field: d.Location, Problem: d.Message}
 	if d.Location == "body" {
 		// The message comes from the JSON decoder, which may quote the body.
-		if _, isText := d.Value.(string); isText {
+		if text, isText := d.Value.(string); isText && json.Valid([]byte(text)) {
+			f.Problem = "holds a number that does not fit into its field"
+		} else if isText {
 			f.Problem = "is not valid JSON"
 		}
 	}

@@ -118,6 +118,7 @@ func TestAnswersHaveTheShapeOfTheContract(t *testing.T) {
 		{"success", "POST", "/v1/greet", `{"name":"bee","times":1}`, 202, "", "hello bee"},
 		{"all faults at once", "POST", "/v1/greet", `{"name":"muchtoolong","times":0}`, 400, rbee.CodeInvalidRequest, "body.times"},
 		{"wrong types", "POST", "/v1/greet", `{"name":5,"times":"x"}`, 400, rbee.CodeInvalidRequest, "body.name"},
+		{"number beyond its type", "POST", "/v1/greet", `{"name":"a","times":1e300}`, 400, rbee.CodeInvalidRequest, "does not fit"},
 		{"unknown field", "POST", "/v1/greet", `{"name":"a","times":1,"extra":1}`, 400, rbee.CodeInvalidRequest, "extra"},
 		{"no JSON", "POST", "/v1/greet", `{"name": sesame`, 400, rbee.CodeInvalidRequest, "is not valid JSON"},
 		{"no body", "POST", "/v1/greet", ``, 400, rbee.CodeInvalidRequest, "body"},
