@@ -11,6 +11,8 @@ import (
 // many models were trained for more than anybody's memory holds.
 const maxDefaultContext = 8192
 
+const megabyte = 1_000_000
+
 // place is where a worker is to run and what is free there.
 type place struct {
 	backend   rbee.Backend
@@ -65,13 +67,12 @@ func fit(w wish, p place, model estimator, live []rbee.Worker) (kvTokens int, ne
 	if p.backend != rbee.BackendCPU {
 		code = rbee.CodeVRAMExhausted
 	}
-	return 0, need, rbee.Errorf(code, "%s needs %d MB on %s of %s and %d MB are free there", w.ref, megabytes(need), p.device, p.onMachine, megabytes(max(free, 0))).
-		With("required", megabytes(need)).With("available", megabytes(max(free, 0))).
+	// Rounded apart, so that what is short by a byte never reads as enough.
+	required, available := (need+megabyte-1)/megabyte, max(free, 0)/megabyte
+	return 0, need, rbee.Errorf(code, "%s needs %d MB on %s of %s and %d MB are free there", w.ref, required, p.device, p.onMachine, available).
+		With("required", required).With("available", available).
 		Suggest("try a smaller quantisation, a smaller --context, or stop another worker")
 }
-
-// megabytes rounds up to 10^6 bytes.
-func megabytes(b int64) int64 { return (b + 999_999) / 1_000_000 }
 
 // contextFor is the context of a worker: what was asked for, what the settings
 // say, or what the model was trained for, within reason. More than that is refused.

@@ -114,7 +114,7 @@ func setReason(list []rbee.BackendStatus, b rbee.Backend, reason string) {
 func cpuDevice() rbee.Device {
 	d := rbee.Device{ID: "cpu", Kind: rbee.BackendCPU, Name: fmt.Sprintf("%s, %d threads", runtime.GOARCH, runtime.NumCPU())}
 	if m, err := mem.VirtualMemory(); err == nil {
-		d.MemoryTotal, d.MemoryFree = int64(m.Total), int64(m.Available) //nolint:gosec // memory is less than 2^63 bytes
+		d.MemoryTotal, d.MemoryFree = int64(m.Total), int64(m.Available)
 	}
 	return d
 }

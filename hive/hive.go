@@ -110,16 +110,16 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 	if err := settings.Home.Create(); err != nil {
 		return err
 	}
+	presence, err := h.claim()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, presence.release()) }()
 	ln, err := httpapi.Listen(settings.Hive.Addr, h.key.Reveal())
 	if err != nil {
 		return err
 	}
 	h.address(ln.Addr())
-	presence, err := h.claim()
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	defer func() { err = errors.Join(err, presence.release()) }()
 	if err := supervise.SweepStrays(settings.Home.RunDir(), h.log); err != nil {
 		h.log.WarnContext(ctx, "cannot look for processes that an earlier hive left", "err", err)
 	}

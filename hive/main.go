@@ -66,7 +66,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, cmd.CommandPath()} })
 	root.AddCommand(daemonCommand(stdout, stderr), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(stdout, "rbee-hive %s (api %s)\n", rbee.Version, rbee.APIVersion)
 			return err
 		},

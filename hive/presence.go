@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,9 +17,11 @@ import (
 // under a lock, so that a state directory has one daemon. A private hive has
 // neither; it tells its keeper on a pipe.
 type presence struct {
-	lock    *flock.Flock // nil for a private hive
-	path    string
-	private *json.Encoder // nil for none
+	lock *flock.Flock // nil for a private hive
+	path string
+
+	announced bool
+	private   *json.Encoder // nil for none
 }
 
 // note is the content of run/hive.json.
@@ -77,6 +78,7 @@ func (p *presence) announce(url string) error {
 	if err := os.Rename(temp, p.path); err != nil {
 		return fmt.Errorf("cannot write %s: %w", p.path, err)
 	}
+	p.announced = true
 	return nil
 }
 
@@ -85,9 +87,9 @@ func (p *presence) release() error {
 	if p.lock == nil {
 		return nil
 	}
-	err := os.Remove(p.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // it was never announced
+	var err error
+	if p.announced {
+		err = os.Remove(p.path)
 	}
 	return errors.Join(err, p.lock.Unlock())
 }

@@ -172,7 +172,7 @@ var (
 // that the one it adds when the worker dies never lands in the middle of another.
 type events struct {
 	body    io.ReadCloser
-	ctx     context.Context //nolint:containedctx // of the request whose body this is
+	ctx     context.Context
 	to      *relayed
 	metrics *metrics
 

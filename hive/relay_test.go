@@ -29,7 +29,12 @@ func relayRig(t testing.TB) (*metrics, pool.Target) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	err := p.Ready(ctx, rbee.ReadyRequest{WorkerID: "x", URL: "http://127.0.0.1:1", ModelRef: "hf:a/b"})
 	if err != nil {
 		t.Fatal(err)

@@ -75,7 +75,7 @@ func (h *Hive) spawn(ctx context.Context, req rbee.SpawnRequest) (rbee.Worker, e
 // place chooses the device of a worker: the one that is asked for, or the first
 // of the fastest backend that is usable. The CPU's engine is installed on first use.
 func (h *Hive) place(ctx context.Context, backend rbee.Backend, device rbee.DeviceID) (place, error) {
-	p := place{onMachine: hostname(), limit: int64(h.cfg.Settings.Hive.MemoryLimitMB) * 1_000_000}
+	p := place{onMachine: hostname(), limit: int64(h.cfg.Settings.Hive.MemoryLimitMB) * megabyte}
 	if device != "" {
 		if backend != "" && backend != kindOf(device) {
 			return p, rbee.InvalidRequest(rbee.Fault{Field: "body.device", Problem: "is not a device of the backend"})

@@ -80,7 +80,7 @@ func (s *Store) rowsOf(path string) ([]rbee.Model, error) {
 	}
 	header.LocalPath, header.DownloadedAt = path, info.ModTime().UTC()
 	var noted []rbee.Model
-	b, err := os.ReadFile(notePath(path)) //nolint:gosec // a file of the store
+	b, err := os.ReadFile(notePath(path))
 	if err == nil {
 		err = json.Unmarshal(b, &noted)
 	}
@@ -134,6 +134,6 @@ func room(dir string, need int64) error {
 		return nil //nolint:nilerr // without figures the copy itself will tell
 	}
 	return rbee.Errorf(rbee.CodeInsufficientDisk, "the disk of %s has %d MB free and %d MB are needed", dir, u.Free/1e6, need/1e6).
-		With("required", need/1e6).With("available", int64(u.Free/1e6)). //nolint:gosec // a disk has less than 2^63 bytes
+		With("required", need/1e6).With("available", int64(u.Free/1e6)).
 		Suggest("free some space, or name the file as file:PATH to use it where it is")
 }

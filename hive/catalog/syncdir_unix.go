@@ -11,7 +11,7 @@ import (
 
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // a directory of the store
+	d, err := os.Open(dir)
 	if err != nil {
 		return sqlite.Explain("write to "+dir, err)
 	}

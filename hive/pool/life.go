@@ -155,7 +155,7 @@ func (l *life) count() {
 }
 
 // calledBack takes the worker's word that it answers at a URL.
-func (l *life) calledBack(ctx context.Context, url string, local bool) error {
+func (l *life) calledBack(url string, local bool) error {
 	var err error
 	alive := l.ask(func() {
 		switch {

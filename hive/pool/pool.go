@@ -168,7 +168,7 @@ func (p *Pool) Ready(ctx context.Context, req rbee.ReadyRequest) error {
 		return rbee.InvalidRequest(rbee.Fault{Field: "body.url", Problem: "must be the http address of the worker"})
 	}
 	if l := p.life(req.WorkerID); l != nil {
-		return l.calledBack(ctx, req.URL, isLoopback(u))
+		return l.calledBack(req.URL, isLoopback(u))
 	}
 	now := time.Now()
 	l := newLife(p, Spec{Ref: ref, KeepAlive: KeepAlive{Forever: true}}, "", rbee.Worker{
@@ -181,7 +181,7 @@ func (p *Pool) Ready(ctx context.Context, req rbee.ReadyRequest) error {
 	p.publish(l)
 	p.begin(l)
 	p.cfg.Log.InfoContext(ctx, "external worker registered", "worker", req.WorkerID, "model", ref.String(), "addr", u.Host)
-	return l.calledBack(ctx, req.URL, true)
+	return l.calledBack(req.URL, true)
 }
 
 func isLoopback(u *url.URL) bool {

@@ -108,13 +108,6 @@ func (r *Registry) List() []rbee.Worker {
 	return list
 }
 
-// Len is the number of workers.
-func (r *Registry) Len() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.byID)
-}
-
 // Clear forgets all workers.
 func (r *Registry) Clear() {
 	r.mu.Lock()

@@ -72,8 +72,8 @@ func TestRegistryAgreesWithAMap(t *testing.T) {
 			},
 			"clear": func(*rapid.T) { r.Clear(); clear(want) },
 			"": func(t *rapid.T) {
-				if r.Len() != len(want) || len(r.List()) != len(want) {
-					t.Fatalf("holds %d, lists %d, want %d", r.Len(), len(r.List()), len(want))
+				if n := len(r.List()); n != len(want) {
+					t.Fatalf("lists %d, want %d", n, len(want))
 				}
 				perModel := 0
 				for m := range 3 {
@@ -115,8 +115,8 @@ func TestBehaviourRegistryIsRaceFree(t *testing.T) {
 	for _, w := range r.List() {
 		r.Remove(w.ID)
 	}
-	if r.Len() != 0 {
-		t.Errorf("%d workers left", r.Len())
+	if n := len(r.List()); n != 0 {
+		t.Errorf("%d workers left", n)
 	}
 }
 
