@@ -301,7 +301,7 @@ func source(r engine.Request, prompt []engine.Token) func() engine.Token {
 		if rest == "" {
 			word := random.IntN(len(words) + 1)
 			if word < len(words) {
-				return firstWord + engine.Token(word) //nolint:gosec // a few words
+				return firstWord + engine.Token(word)
 			}
 			rest = bee
 		}

@@ -34,7 +34,7 @@ var (
 func makeWordTokens() map[string]engine.Token {
 	m := map[string]engine.Token{beginText: tokenBegin, endText: tokenEnd}
 	for i, w := range words {
-		m[w] = firstWord + engine.Token(i) //nolint:gosec // a few words
+		m[w] = firstWord + engine.Token(i)
 	}
 	return m
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
+	"github.com/shirou/gopsutil/v4/mem"
 
 	"rbee"
 )
@@ -56,9 +57,15 @@ func (l *library) devices() []device {
 			id += rbee.DeviceID(strconv.Itoa(count[kind]))
 		}
 		count[kind]++
+		if kind == rbee.BackendCPU {
+			// llama.cpp takes all of the memory for free.
+			if m, err := mem.VirtualMemory(); err == nil {
+				free, total = m.Available, m.Total
+			}
+		}
 		out = append(out, device{handle: handle, info: rbee.Device{
 			ID: id, Kind: kind, Name: strings.TrimSpace(llama.GGMLBackendDeviceDescription(handle)),
-			MemoryTotal: int64(total), MemoryFree: int64(free), //nolint:gosec // no machine has 2^63 bytes
+			MemoryTotal: int64(total), MemoryFree: int64(free),
 		}})
 	}
 	return out

@@ -50,10 +50,11 @@ type Engine struct {
 	enders   []engine.Token // tokens that end a text; found when first needed
 	ending   atomic.Bool    // set by Close
 
-	abortID     uintptr
-	watching    bool
-	lastStep    time.Duration
-	promptSpeed float64 // tokens per second of late, 0 if unknown
+	abortID      uintptr
+	watching     bool
+	lastStep     time.Duration
+	promptSpeed  float64 // tokens per second of late, 0 if unknown
+	parallelFrom int     // logits of a step from which they are sampled in parallel
 }
 
 // piece is what is known of a token.

@@ -35,7 +35,7 @@ type library struct {
 }
 
 // process holds the library once it is open.
-var process struct { //nolint:gochecknoglobals // see library
+var process struct {
 	mu  sync.Mutex
 	lib *library
 }

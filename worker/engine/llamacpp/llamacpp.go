@@ -147,16 +147,16 @@ func (e *Engine) loadModel(
 // contextParams are what a context is made with.
 func contextParams(o engine.Options) llama.ContextParams {
 	params := llama.ContextDefaultParams()
-	params.NCtx = uint32(o.KVTokens) //nolint:gosec // checked by Normalize
+	params.NCtx = uint32(o.KVTokens)
 	params.NBatch, params.NUbatch = batchTokens, batchTokens
-	params.NSeqMax = uint32(o.Slots) //nolint:gosec // at most MaxSlots
+	params.NSeqMax = uint32(o.Slots)
 	// One row of logits per slot; the default is one per token of a batch, which is hundreds of MB.
 	params.NOutputsMax = params.NSeqMax
 	if o.Slots > 1 {
 		// Slots share all cells. It costs a fixed time per step, so one slot goes without.
 		params.KVUnified = 1
 	}
-	params.NThreads, params.NThreadsBatch = int32(o.Threads), int32(o.Threads) //nolint:gosec // checked by Normalize
+	params.NThreads, params.NThreadsBatch = int32(o.Threads), int32(o.Threads)
 	params.NoPerf = 1
 	return params
 }

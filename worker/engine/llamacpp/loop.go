@@ -28,6 +28,7 @@ const watchFrom = 50 * time.Millisecond
 func (e *Engine) makeSlots(n int) {
 	e.samplers = make([]*sampling.Sampler, n)
 	e.pieces = make([]piece, e.info.Vocab)
+	e.parallelFrom = manyLogits
 	for _, t := range llama.VocabGetSuppressTokens(e.vocab) {
 		if e.inVocabulary(engine.Token(t)) {
 			e.masked = append(e.masked, engine.Token(t))
@@ -126,7 +127,7 @@ func (e *Engine) fill() int {
 
 func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
 	// It fails for a full batch only, and fill counts.
-	_ = e.batch.Add(llama.Token(t), llama.Pos(position), seq.ids[:], logits) //nolint:gosec // below the context length
+	_ = e.batch.Add(llama.Token(t), llama.Pos(position), seq.ids[:], logits)
 }
 
 // begin gives a sequence its sampler.
@@ -140,8 +141,8 @@ func (e *Engine) begin(seq *sequence) {
 	seq.sampler.Accept(seq.prompt...)
 	if seq.ignoreEOS && e.enders == nil {
 		for t := range e.info.Vocab {
-			if llama.VocabIsEOG(e.vocab, llama.Token(t)) { //nolint:gosec // below the vocabulary's size
-				e.enders = append(e.enders, engine.Token(t)) //nolint:gosec // as above
+			if llama.VocabIsEOG(e.vocab, llama.Token(t)) {
+				e.enders = append(e.enders, engine.Token(t))
 			}
 		}
 	}
@@ -175,7 +176,7 @@ func (e *Engine) compute() {
 		return
 	}
 	e.steps.Add(1)
-	e.promptTokens.Add(uint64(prompt)) //nolint:gosec // not negative
+	e.promptTokens.Add(uint64(prompt))
 	e.sample()
 	e.lastStep = time.Since(start)
 	if prompt >= minPromptShare {
@@ -238,8 +239,8 @@ func (e *Engine) giveUp(code int32) {
 	}
 }
 
-// parallelFrom is how many logits make it worth while to sample on several CPUs.
-const parallelFrom = 16384
+// manyLogits is how many logits make it worth while to sample on several CPUs.
+const manyLogits = 16384
 
 // sample picks a token for each row of the batch, in seq.last; -1 if none is possible.
 func (e *Engine) sample() {
@@ -255,7 +256,7 @@ func (e *Engine) sample() {
 			work += e.info.Vocab
 		}
 	}
-	if rows < 2 || work < parallelFrom || runtime.GOMAXPROCS(0) < 2 {
+	if rows < 2 || work < e.parallelFrom || runtime.GOMAXPROCS(0) < 2 {
 		for _, seq := range e.computed {
 			if seq.row >= 0 {
 				e.pick(seq)

@@ -53,7 +53,7 @@ func newSequence(r engine.Request, tokens []engine.Token, limit int) *sequence {
 // place gives the sequence its slot.
 func (s *sequence) place(slot int) {
 	s.slot = slot
-	s.ids[0] = llama.SeqId(slot) //nolint:gosec // at most engine.MaxSlots
+	s.ids[0] = llama.SeqId(slot)
 }
 
 func (s *sequence) prefilled() bool { return s.fed == len(s.prompt) }
@@ -71,7 +71,7 @@ func (s *sequence) blocked() bool {
 
 // drain waits until the loop let go of the sequence.
 func (s *sequence) drain() {
-	for range s.out { //nolint:revive // what is left is not wanted
+	for range s.out { // what is left is not wanted
 	}
 }
 

@@ -145,7 +145,7 @@ func extremes(logits []float32) (best int32, low float32) {
 	for i, l := range logits {
 		// Both comparisons are false for NaN.
 		if l > top {
-			top, best = l, int32(i) //nolint:gosec // a vocabulary has fewer than 2^31 tokens
+			top, best = l, int32(i)
 		}
 		if l < low && l >= -math.MaxFloat32 {
 			low = l
@@ -221,13 +221,13 @@ func (s *Sampler) gather(logits []float32, top float32, scale float64, border in
 	s.kept = s.kept[:0]
 	for i, l := range logits {
 		if possible(l) && bucketOf(top, l, scale) < border {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l}) //nolint:gosec // as in extremes
+			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
 		}
 	}
 	sure := len(s.kept)
 	for i, l := range logits {
 		if possible(l) && bucketOf(top, l, scale) == border {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l}) //nolint:gosec // as in extremes
+			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
 		}
 	}
 	slices.SortFunc(s.kept[sure:], moreLikely)
@@ -265,7 +265,7 @@ func (s *Sampler) selectMinP(logits []float32, top float32) {
 	s.kept = s.kept[:0]
 	for i, l := range logits {
 		if l >= floor {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l}) //nolint:gosec // as in extremes
+			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
 		}
 	}
 }
@@ -330,7 +330,7 @@ func (s *Sampler) drawFromAll(logits []float32, top float32) int32 {
 			if w == 0 {
 				continue
 			}
-			last = int32(from + i) //nolint:gosec // as in extremes
+			last = int32(from + i)
 			if rest -= w; rest < 0 {
 				return last
 			}

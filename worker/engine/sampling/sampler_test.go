@@ -275,8 +275,11 @@ func TestSamplingDoesNotAllocate(t *testing.T) {
 	logits := normalLogits(4000, 2, 6)
 	work := slices.Clone(logits)
 	for _, p := range []sampling.Params{
-		{}, {Temperature: 1, TopP: 1}, {Temperature: 1, TopP: 0.9, RepetitionPenalty: 1.1},
-		{Temperature: 1, TopP: 0.9, TopK: 40}, {Temperature: 1, TopP: 1, MinP: 0.1},
+		{},
+		{Temperature: 1, TopP: 1},
+		{Temperature: 1, TopP: 0.9, RepetitionPenalty: 1.1},
+		{Temperature: 1, TopP: 0.9, TopK: 40},
+		{Temperature: 1, TopP: 1, MinP: 0.1},
 	} {
 		s := sampling.New(p)
 		s.Accept(1, 2, 3)
