@@ -190,7 +190,7 @@ func (h *Hive) address(a net.Addr) {
 		local, outside = "127.0.0.1", ownAddress()
 	}
 	base := "http://" + net.JoinHostPort(outside, port)
-	if u := h.cfg.Settings.Hive.URL; u != "" {
+	if u := h.cfg.Settings.Hive.URL; u != "" && !h.cfg.Private { // that is where the daemon is
 		base = u
 	}
 	h.base.Store(&base)

@@ -42,6 +42,7 @@ type progressEvent struct {
 func (o *output) bar(phase int, label, unit string) *bar {
 	b := &bar{out: o, phase: phase, label: label, unit: unit, quarter: -1}
 	b.view = progress.New(progress.WithWidth(barWidth), progress.WithoutPercentage(), progress.WithColors(lipgloss.Color("3")))
+	b.view.EmptyColor = lipgloss.Color("8")
 	return b
 }
 

@@ -126,10 +126,7 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 
 // finish prints the figures.
 func (r *inference) finish(done rbee.InferDone) error {
-	speed := 0.0
-	if done.DurationMS > 0 {
-		speed = 1000 * float64(done.TotalTokens) / float64(done.DurationMS)
-	}
+	speed := 1000 * float64(done.TotalTokens) / float64(max(done.DurationMS, 1))
 	if r.out.json {
 		r.out.emit(doneEvent{
 			Event: "done", RequestID: r.req.RequestID, WorkerID: r.worker, Model: r.model,
@@ -170,6 +167,8 @@ func (r *inference) broken(ctx context.Context, text string, tokens int, err err
 		err = rbee.Errorf(rbee.CodeRequestTimeout, "the generation did not end within %s", plural(*r.req.TimeoutSeconds, "second"))
 	case code == rbee.CodeWorkerCrashed, code == rbee.CodeWorkerNotFound, client.IsCut(err):
 		err = r.whoDied(ctx, err)
+	case code == rbee.CodeRequestTimeout:
+		err = asError(err).Suggest("ask for fewer tokens with --max-tokens, or set a longer --timeout")
 	default:
 		err = r.colony.explain(err)
 	}

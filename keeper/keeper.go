@@ -101,7 +101,7 @@ it needs and takes it down again.`,
 		a.doctorCommand(), a.configCommand(), a.versionCommand(), completionCommand(),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
+	root.SetHelpCommand(helpCommand())
 	markUsageErrors(root)
 	return root
 }
@@ -112,6 +112,22 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	g.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	g.AddCommand(commands...)
 	return g
+}
+
+// helpCommand is 'rbee help COMMAND', for which cobra's own takes any text.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef(cmd.Root(), "there is no command %q", strings.Join(args, " "))
+			}
+			return found.Help()
+		},
+	}
 }
 
 // usageError is a command line that is wrong; it ends with exit code 2.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -179,7 +178,7 @@ func findProgram(name string) (string, error) {
 		}
 	}
 	found, err := exec.LookPath(name)
-	if err != nil && !errors.Is(err, exec.ErrDot) {
+	if err != nil { // also one in the working directory, which may be anybody's
 		return "", rbee.Errorf(rbee.CodeInternalError, "cannot find the program %s beside rbee or in PATH", name).
 			Suggest("install all programs of rbee into one directory")
 	}
