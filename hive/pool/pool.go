@@ -57,13 +57,13 @@ func New(cfg Config) *Pool {
 	}
 	p := &Pool{cfg: cfg, lives: map[rbee.WorkerID]*life{}}
 	p.feed = feed.New[[]rbee.Worker, rbee.Event](feedBuffer, p.reg.List)
-	cfg.Log.Info("Worker registry initialized (in-memory, ephemeral)")
 	return p
 }
 
 // Run waits until ctx ends, then ends all workers at once and returns when
 // nothing of them is left. No worker starts from then on.
 func (p *Pool) Run(ctx context.Context) error {
+	p.cfg.Log.InfoContext(ctx, "Worker registry initialized (in-memory, ephemeral)")
 	<-ctx.Done()
 	p.mu.Lock()
 	p.closing = true
