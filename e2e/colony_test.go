@@ -69,11 +69,18 @@ func newColony(t *testing.T, env ...string) *colony {
 	return c
 }
 
-// fake makes the colony's workers run the fake engine as script says. Their
-// hive and they note what they write on standard error.
+// fake makes the colony's workers run the fake engine as script says.
 func (c *colony) fake(script string) {
+	c.noted(programs.fake)
+	c.env = append(c.env, "RBEE_FAKE_ENGINE="+script)
+}
+
+// noted makes hives and workers note what they write on standard error, where
+// nobody else would see the panic of a private hive. It also makes worker the
+// program of the workers.
+func (c *colony) noted(worker string) {
 	c.bin = programs.noted
-	c.env = append(c.env, "RBEE_WORKER_PROGRAM="+programs.notedWorker, "E2E_WORKER="+programs.fake, "RBEE_FAKE_ENGINE="+script)
+	c.env = append(c.env, "RBEE_WORKER_PROGRAM="+programs.notedWorker, "E2E_WORKER="+worker)
 }
 
 // running is a program that the test started.

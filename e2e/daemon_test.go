@@ -157,3 +157,56 @@ func TestStraysOfAKilledHiveAreSweptByTheNextOne(t *testing.T) {
 	kill(t, again.pid(), syscall.SIGTERM)
 	again.mustExit("exit status 0")
 }
+
+func TestInterruptedHiveEndsAStreamAndItsWorker(t *testing.T) {
+	t.Parallel()
+	c := newColony(t)
+	c.fake("token=20ms,eos_at=100000")
+	hive, _ := c.daemon()
+	keeper := c.start("rbee", "infer", "--node", "localhost", "--model", "builtin:bee-tiny", "--prompt", "x", "--max-tokens", "500")
+	worker := c.find("the worker", isWorker)
+	eventually(t, "tokens arrive", func() bool { return len(keeper.stdout()) > 20 })
+	kill(t, hive.pid(), syscall.SIGINT)
+	hive.mustExit("exit status 0")
+	if runs(worker.pid) {
+		t.Error("the hive ended before its worker")
+	}
+	keeper.mustExit("exit status 1")
+}
+
+func TestWorkerOfAKilledKeeperStopsGeneratingAndEnds(t *testing.T) {
+	t.Parallel()
+	c := newColony(t)
+	c.fake("token=20ms,eos_at=100000")
+	hive, calls := c.daemon()
+	keeper := c.start("rbee", "infer", "--node", "localhost", "--model", "builtin:bee-tiny", "--prompt", "x", "--max-tokens", "1000", "--context", "1024")
+	worker := c.find("the worker", isWorker)
+	eventually(t, "tokens arrive", func() bool { return len(keeper.stdout()) > 20 })
+	kill(t, keeper.pid(), syscall.SIGKILL)
+	c.awaitState(calls, rbee.WorkerID(worker.flag("--worker-id")), rbee.WorkerIdle)
+	eventually(t, "the worker is gone", func() bool { return !runs(worker.pid) })
+	kill(t, hive.pid(), syscall.SIGTERM)
+	hive.mustExit("exit status 0")
+}
+
+func TestQueenEndsWhenAsked(t *testing.T) {
+	t.Parallel()
+	addr := regexp.MustCompile(`127\.0\.0\.1:[1-9][0-9]*`)
+	for name, end := range map[string]func(*running, *client.Client){
+		"SIGTERM":  func(queen *running, _ *client.Client) { kill(queen.t, queen.pid(), syscall.SIGTERM) },
+		"SIGINT":   func(queen *running, _ *client.Client) { kill(queen.t, queen.pid(), syscall.SIGINT) },
+		"shutdown": func(queen *running, calls *client.Client) { _, _ = calls.Shutdown(queen.t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newColony(t)
+			queen := c.start("queen-rbee", "daemon", "--addr", "127.0.0.1:0")
+			eventually(t, "the queen says where it listens", func() bool { return addr.MatchString(queen.stderr()) })
+			calls := c.caller("http://" + addr.FindString(queen.stderr()))
+			if health, err := calls.Health(t.Context()); err != nil || health != rbee.Alive() {
+				t.Errorf("health = %+v, %v", health, err)
+			}
+			end(queen, calls)
+			queen.mustExit("exit status 0")
+		})
+	}
+}

@@ -28,6 +28,7 @@ func TestKillTableWithTheRealEngine(t *testing.T) {
 		for _, state := range []rbee.WorkerState{rbee.WorkerLoading, rbee.WorkerIdle, rbee.WorkerBusy} {
 			t.Run(string(victim)+"/"+string(state), func(t *testing.T) {
 				c := newColony(t)
+				c.noted(filepath.Join(programs.dir, "llm-worker-rbee"))
 				s := &scene{colony: c, end: func() {}}
 				s.set(state, "file:"+path)
 				s.kill(victim, syscall.SIGKILL)
