@@ -71,6 +71,11 @@ func (e *Engine) Info() engine.Info { return e.info }
 
 // Tokenize implements engine.Engine. Safe beside the loop: it only reads the vocabulary.
 func (e *Engine) Tokenize(text string, addSpecial bool) ([]engine.Token, error) {
+	return e.tokenize("text", text, addSpecial)
+}
+
+// tokenize names the field of the request that the text comes from.
+func (e *Engine) tokenize(field, text string, addSpecial bool) ([]engine.Token, error) {
 	problem := ""
 	switch {
 	case len(text) > 16<<20:
@@ -81,7 +86,7 @@ func (e *Engine) Tokenize(text string, addSpecial bool) ([]engine.Token, error) 
 		problem = "must not contain the character U+0000, which llama.cpp can't take"
 	}
 	if problem != "" {
-		return nil, rbee.InvalidRequest(rbee.Fault{Field: "text", Problem: problem})
+		return nil, rbee.InvalidRequest(rbee.Fault{Field: field, Problem: problem})
 	}
 	e.inUse.RLock()
 	defer e.inUse.RUnlock()
@@ -188,7 +193,7 @@ func (e *Engine) prepare(r engine.Request) (*sequence, error) {
 	tokens := r.Tokens
 	if tokens == nil {
 		var err error
-		if tokens, err = e.Tokenize(r.Prompt, true); err != nil {
+		if tokens, err = e.tokenize("prompt", r.Prompt, true); err != nil {
 			return nil, err
 		}
 		if len(tokens) == 0 {

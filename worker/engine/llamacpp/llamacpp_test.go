@@ -155,7 +155,11 @@ func TestANULInATextIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = e.Close() }()
-	if _, err := e.Tokenize("a\x00b", false); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
-		t.Errorf("got %v, want INVALID_REQUEST", err)
+	_, tokenize := e.Tokenize("a\x00b", false)
+	_, generate := e.Generate(t.Context(), engine.Request{Prompt: "a\x00b", MaxTokens: 1}, func(engine.Piece) bool { return true })
+	for field, err := range map[string]error{"text": tokenize, "prompt": generate} {
+		if rbee.CodeOf(err) != rbee.CodeInvalidRequest || !strings.Contains(err.Error(), field+" must not contain") {
+			t.Errorf("got %v, want INVALID_REQUEST of the %s", err, field)
+		}
 	}
 }

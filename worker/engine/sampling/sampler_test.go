@@ -111,7 +111,7 @@ func TestTheDistributionIsThatOfTheDefinition(t *testing.T) {
 // and compares with the expected counts. Rare tokens share one class.
 func chiSquare(t *testing.T, logits []float32, p sampling.Params) {
 	t.Helper()
-	const draws = 6000
+	const draws = 3000
 	want := reference(logits, p)
 	s := sampling.New(p)
 	got := make([]int, len(logits))
