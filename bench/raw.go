@@ -83,7 +83,7 @@ func (e *rawEngine) run(prompt string, n int) (prefill, decode time.Duration, er
 		if err != nil {
 			return 0, 0, err
 		}
-		logits[llama.VocabEOS(e.vocab)] = -1e30                                            // as ignore_eos does
+		logits[llama.VocabEOS(e.vocab)] = -1e30 // as ignore_eos does
 		tokens = append(tokens[:0], llama.Token(slices.Index(logits, slices.Max(logits))))
 		if i == 0 {
 			first = time.Now()

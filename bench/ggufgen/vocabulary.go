@@ -21,7 +21,7 @@ const firstPiece = 3 + 256 + 95
 
 func (s Shape) metadata() []pair {
 	u := func(n int) uint32 { return uint32(n) }
-	l, _ := s.Type.layout()                      // the shape was checked
+	l, _ := s.Type.layout() // the shape was checked
 	tokens, scores, kinds := s.vocabulary()
 	return []pair{
 		{"general.architecture", "llama"},
