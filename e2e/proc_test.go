@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,11 +41,6 @@ type proc struct {
 }
 
 func (p proc) String() string { return fmt.Sprintf("%d %s", p.pid, strings.Join(p.argv, " ")) }
-
-// is says whether p runs the program.
-func (p proc) is(program string) bool {
-	return slices.ContainsFunc(p.argv[:min(2, len(p.argv))], func(arg string) bool { return filepath.Base(arg) == program })
-}
 
 // flag is the value of a flag of p, "" without it.
 func (p proc) flag(name string) string {

@@ -13,7 +13,7 @@ import (
 // can only be compared: it differs for two processes that ever had the same
 // pid. A process that has ended is ErrNoProcess.
 func StartTime(pid int) (string, error) {
-	p, err := process.NewProcess(int32(pid)) //nolint:gosec // a pid fits
+	p, err := process.NewProcess(int32(pid))
 	if errors.Is(err, process.ErrorProcessNotRunning) {
 		return "", ErrNoProcess
 	}

@@ -59,7 +59,7 @@ type Spec struct {
 }
 
 func (s *Spec) command() *exec.Cmd {
-	cmd := exec.Command(s.Path, s.Args...) //nolint:gosec // starting what the caller names is the purpose
+	cmd := exec.Command(s.Path, s.Args...)
 	cmd.Dir = s.Dir
 	cmd.Env = s.Env
 	if cmd.Env == nil {
