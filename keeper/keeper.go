@@ -130,6 +130,29 @@ func helpCommand() *cobra.Command {
 	}
 }
 
+// one wants one argument, and says of what.
+func one(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch len(args) {
+		case 0:
+			return fmt.Errorf("the %s is missing", what)
+		case 1:
+			return nil
+		}
+		return fmt.Errorf("only one %s can be given", what)
+	}
+}
+
+// atLeastOne wants arguments, and says of what.
+func atLeastOne(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("the %s is missing", what)
+		}
+		return nil
+	}
+}
+
 // usageError is a command line that is wrong; it ends with exit code 2.
 type usageError struct {
 	command string // the path of the command, such as "rbee infer"

@@ -96,7 +96,7 @@ func (a *app) modelsShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show REF",
 		Short: "Show what the catalog knows of a model",
-		Args:  cobra.ExactArgs(1),
+		Args:  one("model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, cfg conf.Config, c *colony) error {
 				m, err := findModel(ctx, cfg, c, args[0])
@@ -138,7 +138,7 @@ func (a *app) modelsRemoveCommand() *cobra.Command {
 		Short:   "Remove models from the catalog",
 		Long: `Remove models from the catalog, and their files from the store of the hive.
 A file outside the store is left alone.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: atLeastOne("model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, cfg conf.Config, c *colony) error {
 				for _, name := range args {
@@ -170,7 +170,7 @@ func (a *app) modelsImportCommand() *cobra.Command {
 		Short: "Take a GGUF file into the store of the hive",
 		Long: `Take a GGUF file into the store of the hive, by a hard link where that is
 possible, so that it stays when the original is removed. Print its reference.`,
-		Args: cobra.ExactArgs(1),
+		Args: one("file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, _ conf.Config, c *colony) error {
 				path := args[0]

@@ -39,7 +39,7 @@ func completionCommand() *cobra.Command {
 		Example: `  source <(rbee completion bash)
   rbee completion fish >~/.config/fish/completions/rbee.fish`,
 		ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args:      cobra.MatchAll(one("shell"), cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root, w := cmd.Root(), cmd.OutOrStdout()
 			switch args[0] {

@@ -256,7 +256,7 @@ func (a *app) workersLogsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs ID",
 		Short: "Print what a worker wrote",
-		Args:  cobra.ExactArgs(1),
+		Args:  one("id of the worker"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, false, func(ctx context.Context, _ conf.Config, c *colony) error {
 				r, err := c.client.WorkerLogs(ctx, rbee.WorkerID(args[0]), follow)
