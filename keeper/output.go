@@ -11,6 +11,8 @@ import (
 
 	"charm.land/lipgloss/v2"
 	"github.com/mattn/go-isatty"
+
+	"rbee"
 )
 
 // output writes what the user reads. With json set the phases, lines and
@@ -103,7 +105,8 @@ func (o *output) warn(format string, args ...any) {
 // text writes to standard output as it is.
 func (o *output) text(s string) {
 	if _, err := io.WriteString(o.stdout, s); err != nil && o.err == nil {
-		o.err = fmt.Errorf("cannot write to standard output: %w", err)
+		o.err = rbee.Errorf(rbee.CodeInternalError, "cannot write to standard output: %w", err).
+			Suggest("check the disk, or the program that reads the output")
 	}
 }
 
