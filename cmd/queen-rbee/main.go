@@ -1,4 +1,4 @@
-// The program queen-rbee is the daemon before the hives of all machines.
+// Command queen-rbee is the daemon before the hives of all machines.
 package main
 
 import (
