@@ -65,6 +65,8 @@ func ParseModelRef(s string) (ModelRef, error) {
 		return bad("it is not valid UTF-8")
 	case utf8.RuneCountInString(s) > MaxRefCharacters:
 		return bad(fmt.Sprintf("it has more than %d characters", MaxRefCharacters))
+	case !strings.ContainsAny(s, ":/"):
+		return bad(fmt.Sprintf("%q is not an alias of the configuration, and a reference has a ':' or a '/'", s))
 	case strings.ContainsFunc(s, forbiddenInRef):
 		return bad("it has a control character or a character that means something to a shell")
 	}
