@@ -2,13 +2,11 @@ package hive
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"time"
 
 	"rbee"
-	"rbee/internal/httpapi"
 	"rbee/internal/sse"
 )
 
@@ -97,6 +95,8 @@ func (h *Hive) workerLogs(ctx context.Context, in *logsIn, w http.ResponseWriter
 		}
 		return nil
 	}
+	ctx, release := lasting(ctx)
+	defer release()
 	rc := http.NewResponseController(w)
 	if err := rc.Flush(); err != nil {
 		return gone(ctx, err)
@@ -131,15 +131,14 @@ func (h *Hive) workerMetrics(w http.ResponseWriter, r *http.Request) error {
 // streamEvents tells a snapshot, then changes. A reader that falls behind is
 // cut off without the end mark and comes again.
 func (h *Hive) streamEvents(ctx context.Context, _ *struct{}, w http.ResponseWriter) error {
+	ctx, release := lasting(ctx)
+	defer release()
 	workers, changes := h.pool.Feed().Subscribe(ctx)
 	out := sse.NewWriter(w)
 	if err := out.JSON(rbee.Event{Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers}); err != nil {
 		return gone(ctx, err)
 	}
 	for e, err := range changes {
-		if errors.Is(err, httpapi.ErrShutdown) {
-			break
-		}
 		if err != nil {
 			return nil //nolint:nilerr // the reader left or is too slow; both know
 		}

@@ -141,12 +141,14 @@ func (r *relay) pass(w http.ResponseWriter, req *http.Request, target pool.Targe
 	state := &relayed{target: target, url: u, path: path}
 	id := w.Header().Get(rbee.RequestIDHeader)
 	w.Header().Del(rbee.RequestIDHeader) // the worker names the request
-	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), relayedKey{}, state)))
+	ctx, release := lasting(req.Context())
+	defer release()
+	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(ctx, relayedKey{}, state)))
 	if state.err == nil {
 		return nil
 	}
 	w.Header().Set(rbee.RequestIDHeader, id)
-	return target.Broke(req.Context(), state.err)
+	return target.Broke(ctx, state.err)
 }
 
 // modify drops headers that are the front door's and wraps streams of events.

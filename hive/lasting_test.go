@@ -1,0 +1,48 @@
+package hive
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"rbee/internal/httpapi"
+)
+
+func TestAStreamOutlivesTheShutdownForItsLastWord(t *testing.T) {
+	t.Run("the hive shuts down", bubble(func(t *testing.T) {
+		request, end := context.WithCancelCause(t.Context())
+		ctx, release := lasting(request)
+		defer release()
+		end(httpapi.ErrShutdown)
+		time.Sleep(lastWord - time.Millisecond)
+		if ctx.Err() != nil {
+			t.Error("it ended with the hive")
+		}
+		time.Sleep(2 * time.Millisecond)
+		if ctx.Err() == nil {
+			t.Error("it never ends")
+		}
+	}))
+	t.Run("the reader goes away", bubble(func(t *testing.T) {
+		request, end := context.WithCancel(t.Context())
+		ctx, release := lasting(request)
+		defer release()
+		end()
+		synctest.Wait()
+		if ctx.Err() == nil {
+			t.Error("it goes on without a reader")
+		}
+	}))
+	t.Run("the stream ends first", bubble(func(t *testing.T) {
+		request, end := context.WithCancelCause(t.Context())
+		_, release := lasting(request)
+		end(httpapi.ErrShutdown)
+		synctest.Wait()
+		begun := time.Now()
+		release()
+		if time.Since(begun) != 0 {
+			t.Error("the shutdown waits for a stream that has ended")
+		}
+	}))
+}
