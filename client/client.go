@@ -36,21 +36,15 @@ type Option func(*Client)
 // Key sends the bearer key with each request; "" sends none.
 func Key(key string) Option { return func(c *Client) { c.key = key } }
 
-// HTTP replaces the transport, by default one of its own without a total timeout.
-func HTTP(h *http.Client) Option { return func(c *Client) { c.http = h } }
-
 // New makes a client for the daemon at base, such as http://127.0.0.1:8080,
 // or for a worker behind a hive, such as http://127.0.0.1:8080/v1/workers/w1.
 func New(base string, opts ...Option) *Client {
-	c := &Client{base: strings.TrimRight(base, "/")}
+	// A transport of its own, so that a daemon that goes takes no foreign connections with it.
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.Proxy = nil // our daemons are never behind the proxy of the web
+	c := &Client{base: strings.TrimRight(base, "/"), http: &http.Client{Transport: t}}
 	for _, o := range opts {
 		o(c)
-	}
-	if c.http == nil {
-		// A transport of its own, so that a daemon that goes takes no foreign connections with it.
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.Proxy = nil // our daemons are never behind the proxy of the web
-		c.http = &http.Client{Transport: t}
 	}
 	return c
 }

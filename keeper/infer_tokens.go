@@ -23,6 +23,9 @@ const (
 // errOverTime ends a generation whose worker did not keep its own deadline.
 var errOverTime = errors.New("the generation did not end in time")
 
+// errShutDown ends a generation whose worker was told to end.
+var errShutDown = errors.New("the worker was told to end")
+
 func newRequestID() string { return "req-" + strings.ToLower(rand.Text()[:16]) }
 
 // tokenEvent and doneEvent are the JSON forms of the end of infer.
@@ -56,7 +59,8 @@ func (r *inference) generate(ctx context.Context) error {
 		busy := rbee.CodeOf(err) == rbee.CodeAllSlotsBusy || rbee.CodeOf(err) == rbee.CodeQueueFull
 		switch {
 		case err == nil:
-			return r.finish(done)
+			r.finish(done)
+			return nil
 		case busy && attempt < r.flags.attempts && text.Len() == 0:
 			r.out.note("Worker is busy, retrying in %s...", plural(int(delay.Seconds()), "second"))
 			if err := r.pause(ctx, delay); err != nil {
@@ -107,6 +111,9 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 			return done, context.Cause(ctx)
 		case err != nil:
 			return done, err
+		case ev.InferDone != nil && ev.StopReason == rbee.StopShutdown:
+			return *ev.InferDone, rbee.Errorf(rbee.CodeWorkerCrashed, "the worker was shut down before the text was complete").
+				WithCause(errShutDown).Suggest("run the command again; the model is on disk already")
 		case ev.InferDone != nil && ev.Done:
 			return *ev.InferDone, nil
 		}
@@ -125,7 +132,7 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 }
 
 // finish prints the figures.
-func (r *inference) finish(done rbee.InferDone) error {
+func (r *inference) finish(done rbee.InferDone) {
 	speed := 1000 * float64(done.TotalTokens) / float64(max(done.DurationMS, 1))
 	if r.out.json {
 		r.out.emit(doneEvent{
@@ -138,11 +145,6 @@ func (r *inference) finish(done rbee.InferDone) error {
 		r.out.done(8, "%s in %.1f s (%.1f tokens/s), stopped by: %s",
 			plural(done.TotalTokens, "token"), float64(done.DurationMS)/1000, speed, done.StopReason)
 	}
-	if done.StopReason == rbee.StopShutdown {
-		return rbee.Errorf(rbee.CodeWorkerCrashed, "the worker was shut down before the text was complete").
-			Suggest("run the command again; the model is on disk already")
-	}
-	return nil
 }
 
 // endLine ends the line of tokens, where somebody looks at it.
@@ -165,6 +167,7 @@ func (r *inference) broken(ctx context.Context, text string, tokens int, err err
 	switch code := rbee.CodeOf(err); {
 	case errors.Is(err, errOverTime):
 		err = rbee.Errorf(rbee.CodeRequestTimeout, "the generation did not end within %s", plural(*r.req.TimeoutSeconds, "second"))
+	case errors.Is(err, errShutDown): // it said so itself
 	case code == rbee.CodeWorkerCrashed, code == rbee.CodeWorkerNotFound, client.IsCut(err):
 		err = r.whoDied(ctx, err)
 	case code == rbee.CodeRequestTimeout:

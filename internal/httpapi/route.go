@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -107,6 +108,8 @@ func (w *startedWriter) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+var pathParameter = regexp.MustCompile(`\{(\w+)(?:\.\.\.)?\}`)
+
 type rawHandler struct{ http.Handler }
 
 // Raw is a plain HTTP handler: for relays and for formats of others. It is in
@@ -122,6 +125,9 @@ func (h rawHandler) register(a *API, r Route) {
 	if r.Method != "" {
 		op := a.operation(r)
 		op.Responses = map[string]*huma.Response{"200": {Description: "OK"}}
+		for _, m := range pathParameter.FindAllStringSubmatch(r.Path, -1) {
+			op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: a.schemaOf("")})
+		}
 		a.huma.OpenAPI().AddOperation(&op)
 	}
 }

@@ -139,7 +139,7 @@ func (l *library) explain(what string, backend rbee.Backend) *rbee.Error {
 		reason = "the engine gave no reason"
 	}
 	return rbee.Errorf(rbee.CodeInvalidRequest, "cannot %s: %s", what, reason).
-		Suggest("check the file with 'rbee models verify', or choose another model")
+		Suggest("copy the file again, or choose another model")
 }
 
 // Levels of llama.cpp's log (ggml.h, enum ggml_log_level).

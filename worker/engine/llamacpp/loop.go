@@ -307,7 +307,7 @@ func (e *Engine) hand(seq *sequence) {
 	if seq.last < 0 {
 		e.end(seq, "", rbee.Errorf(rbee.CodeInternalError,
 			"cannot generate: the model gave no usable probabilities").
-			Suggest("check the file with 'rbee models verify'"))
+			Suggest("copy the file again, or choose another model"))
 		return
 	}
 	p := e.piece(seq.last)
