@@ -23,6 +23,7 @@ import (
 
 	"rbee"
 	"rbee/bench/ggufgen"
+	"rbee/internal/conf"
 	"rbee/internal/engines"
 )
 
@@ -50,11 +51,15 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	settings, err := conf.Load(conf.Options{})
+	if err != nil {
+		return err
+	}
 	var cfg config
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.Usage = func() { fmt.Fprint(fs.Output(), usage); fs.PrintDefaults() }
 	fs.StringVar(&cfg.bin, "bin", "bin", "directory of the programs")
-	fs.StringVar(&cfg.engineDir, "engine-dir", os.Getenv("RBEE_ENGINE_DIR"), "directory of the engine, as rbee engine install fills it")
+	fs.StringVar(&cfg.engineDir, "engine-dir", settings.EnginesDir(), "directory of the engine, as rbee engine install fills it")
 	fs.StringVar(&cfg.models, "models", filepath.Join(os.TempDir(), "rbee-bench-models"), "where generated models are kept")
 	fs.IntVar(&cfg.threads, "threads", 1, "compute threads of the engine")
 	fs.IntVar(&cfg.reps, "reps", 7, "measurements of each kind, taken in turn")
