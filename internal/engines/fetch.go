@@ -87,8 +87,11 @@ func npmCommand() string {
 		return "install it with 'winget install OpenJS.NodeJS'"
 	}
 	for _, manager := range []struct{ program, command string }{
-		{"apt-get", "apt-get install npm"}, {"dnf", "dnf install npm"}, {"pacman", "pacman -S npm"},
-		{"zypper", "zypper install npm"}, {"apk", "apk add npm"},
+		{"apt-get", "apt-get install npm"},
+		{"dnf", "dnf install npm"},
+		{"pacman", "pacman -S npm"},
+		{"zypper", "zypper install npm"},
+		{"apk", "apk add npm"},
 	} {
 		if _, err := exec.LookPath(manager.program); err == nil {
 			return "install it with '" + manager.command + "'"

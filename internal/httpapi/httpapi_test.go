@@ -39,11 +39,14 @@ type event struct {
 
 func routes() []httpapi.Route {
 	return []httpapi.Route{
-		{Method: "GET", Path: "/v1/health", Access: httpapi.Public, Summary: "Alive?",
+		{
+			Method: "GET", Path: "/v1/health", Access: httpapi.Public, Summary: "Alive?",
 			Handler: httpapi.JSON(func(context.Context, *struct{}) (*struct{ Body rbee.Health }, error) {
 				return &struct{ Body rbee.Health }{rbee.Alive()}, nil
-			})},
-		{Method: "POST", Path: "/v1/greet", Summary: "Greets.", Status: http.StatusAccepted,
+			}),
+		},
+		{
+			Method: "POST", Path: "/v1/greet", Summary: "Greets.", Status: http.StatusAccepted,
 			Handler: httpapi.JSON(func(_ context.Context, in *greetIn) (*greetOut, error) {
 				switch in.Body.Name {
 				case "busy":
@@ -54,8 +57,10 @@ func routes() []httpapi.Route {
 					panic("secret panic")
 				}
 				return &greetOut{rbee.Message{Message: "hello " + in.Body.Name}}, nil
-			})},
-		{Method: "GET", Path: "/v1/count/{n}", Summary: "Counts.",
+			}),
+		},
+		{
+			Method: "GET", Path: "/v1/count/{n}", Summary: "Counts.",
 			Handler: httpapi.Stream[struct {
 				N int `path:"n"`
 			}, event](sse.ContentType, func(ctx context.Context, in *struct {
@@ -78,7 +83,8 @@ func routes() []httpapi.Route {
 					}
 				}
 				return s.Done()
-			})},
+			}),
+		},
 	}
 }
 

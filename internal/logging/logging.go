@@ -44,7 +44,7 @@ func New(w io.Writer, o Options) *slog.Logger {
 	terminal := isTerminal(w)
 	var h slog.Handler
 	if o.Format == "text" || o.Format != "json" && terminal {
-		h = tint.NewHandler(w, &tint.Options{
+		h = tint.NewTextHandler(w, &tint.Options{
 			Level:       level,
 			ReplaceAttr: replace,
 			TimeFormat:  time.TimeOnly,
