@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"rbee"
+	"rbee/client"
 	"rbee/internal/conf"
 )
 
@@ -279,7 +280,8 @@ func (r *inference) clean(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanTime)
 	defer cancel()
-	if err := r.colony.client.StopWorker(ctx, r.worker); err != nil {
+	// A hive that is gone took its workers along.
+	if err := r.colony.client.StopWorker(ctx, r.worker); err != nil && !client.IsCut(err) {
 		r.out.warn("cannot stop worker %s: %s", r.worker, asError(err).Message)
 	}
 	return nil

@@ -93,17 +93,19 @@ func build(keys []kv, tensors []tensor, data int) []byte {
 
 // good is the smallest header that is taken.
 func good() ([]kv, []tensor) {
-	return []kv{
+	header := []kv{
 		{"general.architecture", "llama"},
 		{"llama.block_count", uint32(1)},
 		{"llama.context_length", uint32(2048)},
 		{"llama.embedding_length", uint32(32)},
 		{"general.file_type", uint32(7)},
 		{"tokenizer.ggml.tokens", []string{"a", "b"}},
-	}, []tensor{
+	}
+	tensors := []tensor{
 		{"token_embd.weight", []uint64{32, 2}, 8, 0},
 		{"blk.0.attn_norm.weight", []uint64{32}, 0, 96},
 	}
+	return header, tensors
 }
 
 const goodData = 96 + 128 // two rows of Q8_0, padded, and 32 floats
