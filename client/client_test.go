@@ -32,7 +32,8 @@ func TestAnErrorOfADaemonComesBackAsItWas(t *testing.T) {
 		Method: "GET", Path: "/v1/workers/{id}", Summary: "One worker.",
 		Handler: httpapi.JSON(func(context.Context, *struct {
 			ID string `path:"id"`
-		}) (*struct{ Body rbee.Worker }, error) {
+		},
+		) (*struct{ Body rbee.Worker }, error) {
 			return nil, rbee.Errorf(rbee.CodeInsufficientRAM, "no room").With("required", 10).Suggest("try less")
 		}),
 	}}})
