@@ -129,7 +129,7 @@ func (a *app) startHive(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	pid, err := supervise.Detach(supervise.Spec{Path: program, Args: args, Stdout: log})
+	pid, err := supervise.Detach(supervise.Spec{Path: program, Args: args, Dir: string(cfg.Home), Stdout: log})
 	if err != nil {
 		return rbee.Errorf(rbee.CodeInternalError, "cannot start the hive: %w", err).Suggest("see 'rbee doctor'")
 	}

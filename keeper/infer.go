@@ -63,7 +63,7 @@ With --json each line of standard output is an object with the field "event":
 The last line is a done or an error.`,
 		Example: `  rbee infer --model builtin:bee-tiny --prompt "Once upon a time" --max-tokens 60
   echo "The bee said" | rbee infer --model ./story.gguf --seed 7
-  rbee infer --node big --model qwen --prompt "Hello" --json`,
+  rbee infer --node big --model builtin:bee-tiny --prompt "Hello" --json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := a.inferRequest(cmd, f, args)
@@ -92,7 +92,7 @@ The last line is a done or an error.`,
 }
 
 func modelFlag(flags *pflag.FlagSet, model *string) {
-	flags.StringVar(model, "model", "", "model: builtin:bee-tiny, a GGUF file, an alias, or hf:ORG/REPO[:QUANT]")
+	flags.StringVar(model, "model", "", "model: builtin:bee-tiny, a GGUF file, an alias, or an imported model of the catalog")
 }
 
 func placementFlags(flags *pflag.FlagSet, backend, device *string, slots, context *int) {

@@ -273,7 +273,7 @@ func (c *colony) died(when string, err error) error {
 	}
 	suggestion := c.remedy
 	if c.local {
-		suggestion = "see 'rbee hive logs', then start it again with 'rbee hive start'"
+		suggestion = "see what it wrote (a hive of 'rbee hive start' in 'rbee hive logs'), then start it again"
 	}
 	return rbee.Errorf(rbee.CodeConnectionTimeout, "the hive on %s died %s", c.host, when).WithCause(err).Suggest("%s", suggestion)
 }

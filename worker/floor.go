@@ -131,13 +131,18 @@ func (f *floor) drain() <-chan struct{} {
 	return f.empty
 }
 
-// stats are the engine's figures, zero before it is there.
-func (f *floor) stats() engine.Stats {
+// figures are the engine's, zero before it is there.
+func (f *floor) figures() (engine.Info, engine.Stats) {
 	f.mu.Lock()
 	e := f.engine
 	f.mu.Unlock()
 	if e == nil {
-		return engine.Stats{}
+		return engine.Info{}, engine.Stats{}
 	}
-	return e.Stats()
+	return e.Info(), e.Stats()
+}
+
+func (f *floor) stats() engine.Stats {
+	_, s := f.figures()
+	return s
 }

@@ -44,7 +44,7 @@ func TestAWorkerAnswersBeforeItIsLoaded(t *testing.T) {
 
 	close(steps)
 	w.ready(t)
-	if status, body := get("/v1/ready"); status != 200 || body != `{"ready":true,"state":"idle","model_loaded":true}` {
+	if status, body := get("/v1/ready"); status != 200 || body != `{"ready":true,"state":"idle","model_loaded":true,"slots_total":4,"context_tokens":1024}` {
 		t.Errorf("ready: %d %s", status, body)
 	}
 	if got := w.metric(t, "rbee_worker_slots"); got != "4" {

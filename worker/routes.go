@@ -88,6 +88,8 @@ func (w *Worker) readiness(context.Context, *struct{}) (*readyOut, error) {
 	case out.Body.State.Ready():
 		out.Status = http.StatusOK
 		out.Body.Ready, out.Body.ModelLoaded = true, true
+		info, stats := w.floor.figures()
+		out.Body.SlotsTotal, out.Body.SlotsBusy, out.Body.Context = info.Slots, stats.SlotsBusy, info.Context
 	case out.Body.State == rbee.WorkerLoading:
 		out.Body.ProgressURL = progressPath
 	}

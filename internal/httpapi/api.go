@@ -127,10 +127,24 @@ const retryAfterDetail = "retry_after_seconds"
 func RetryAfter(err *rbee.Error, seconds int) *rbee.Error { return err.With(retryAfterDetail, seconds) }
 
 func (a *API) wireError(ctx context.Context, err error) *wireError {
-	e := *rbee.AsError(err)
+	e := *rbee.AsError(nameEnd(err))
 	e.RequestID = RequestID(ctx)
 	a.log(ctx, &e)
 	return &wireError{ErrorBody: rbee.ErrorBody{Error: &e}, status: e.Code.Status()}
+}
+
+// nameEnd gives a code to the end of a request that is nobody's failure.
+func nameEnd(err error) error {
+	var own *rbee.Error
+	switch {
+	case errors.As(err, &own):
+		return err
+	case errors.Is(err, ErrShutdown):
+		return rbee.Errorf(rbee.CodeWorkerNotReady, "the daemon shuts down").WithCause(err)
+	case errors.Is(err, context.Canceled):
+		return rbee.Errorf(rbee.CodeRequestCanceled, "the request was canceled").WithCause(err)
+	}
+	return err
 }
 
 // writeError replies with an error, on routes that are not huma's.
