@@ -36,11 +36,11 @@ func (s *Store) InstallFrom(ctx context.Context, dir string) (report Report, err
 			err = errors.Join(err, cannotWrite(s.dir, e))
 		}
 	}()
-	libs := filepath.Join(staging, "libs")
+	libs := filepath.Join(staging, freshDirName)
 	if err := s.stageOwn(ctx, source, files, libs); err != nil {
 		return report, cannotWrite(s.dir, err)
 	}
-	if err := swap(libs, s.LibDir(), filepath.Join(staging, "replaced")); err != nil {
+	if err := swap(libs, s.LibDir(), filepath.Join(staging, replacedDirName)); err != nil {
 		return report, cannotWrite(s.dir, err)
 	}
 	report.Fetched = []string{source}

@@ -71,6 +71,40 @@ func TestAnOwnBuildReplacesThePackages(t *testing.T) {
 	}
 }
 
+func TestAnOwnBuildSurvivesAKilledReplacement(t *testing.T) {
+	s := fakeStore(t)
+	_, err := s.InstallFrom(t.Context(), ownBuild(t))
+	must(t, err)
+	staging, err := s.staging()
+	must(t, err)
+	fresh, aside := filepath.Join(staging, freshDirName), filepath.Join(staging, replacedDirName)
+	must(t, os.Mkdir(fresh, 0o700))
+	must(t, os.Rename(s.LibDir(), aside)) // and here the process is killed
+	if r := ensure(t, s, rbee.BackendCPU); len(r.Fetched) != 0 {
+		t.Errorf("the own build was replaced: %+v", r)
+	}
+	if b, err := os.ReadFile(filepath.Join(s.LibDir(), libraryFile("llama"))); err != nil || string(b) != "own llama" {
+		t.Errorf("the library is %q, %v", b, err)
+	}
+	_, err = s.InstallFrom(t.Context(), ownBuild(t))
+	must(t, err)
+	leftovers(t, s)
+}
+
+func TestARemovedOwnBuildStaysRemoved(t *testing.T) {
+	s := fakeStore(t)
+	_, err := s.InstallFrom(t.Context(), ownBuild(t))
+	must(t, err)
+	staging, err := s.staging()
+	must(t, err)
+	// A swap was whole, its process was killed before it cleaned up, and then the user removed the libraries.
+	must(t, os.Rename(s.LibDir(), filepath.Join(staging, replacedDirName)))
+	if r := ensure(t, s, rbee.BackendCPU); len(r.Fetched) != 1 {
+		t.Errorf("the packages do not come back: %+v", r)
+	}
+	leftovers(t, s)
+}
+
 func TestAnOwnBuildIsFoundInABuildDirectory(t *testing.T) {
 	s := Open(filepath.Join(t.TempDir(), "engines"))
 	outer := t.TempDir()

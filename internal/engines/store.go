@@ -14,6 +14,13 @@ import (
 	"rbee"
 )
 
+// The names of what an installation makes in the directory of a Store.
+const (
+	stagingPattern  = ".staging-*"
+	freshDirName    = "libs"     // the libraries, until they are complete
+	replacedDirName = "replaced" // those that a swap puts aside
+)
+
 // Store is the directory of the engines of a state directory. Its methods may
 // be called from several goroutines and several processes at once.
 type Store struct {
@@ -227,13 +234,44 @@ func (s *Store) lock(ctx context.Context, progress func(Progress)) (func(), erro
 		}
 		return nil, cannotWrite(s.dir, err)
 	}
+	if err := s.restore(); err != nil {
+		return nil, errors.Join(cannotWrite(s.dir, err), lock.Close())
+	}
 	return func() { _ = lock.Close() }, nil // the kernel drops the lock with the file
+}
+
+// restore puts the libraries back that a swap had put aside when its process
+// was killed. Fresh libraries beside them say that it was: after a whole swap
+// the libraries are missing because somebody removed them. It comes before the
+// libraries are judged, or packages would be installed over an own build. The
+// caller holds the lock.
+func (s *Store) restore() error {
+	if _, err := os.Lstat(s.LibDir()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	left, err := filepath.Glob(filepath.Join(s.dir, stagingPattern))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if _, err := os.Lstat(filepath.Join(dir, freshDirName)); err != nil {
+			continue
+		}
+		err := os.Rename(filepath.Join(dir, replacedDirName), s.LibDir())
+		if err == nil {
+			return syncDir(s.dir)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // staging makes an empty directory beside the libraries and removes those that
 // an ended process left. The caller holds the lock.
 func (s *Store) staging() (string, error) {
-	left, err := filepath.Glob(filepath.Join(s.dir, ".staging-*"))
+	left, err := filepath.Glob(filepath.Join(s.dir, stagingPattern))
 	if err != nil {
 		return "", err
 	}
@@ -242,7 +280,7 @@ func (s *Store) staging() (string, error) {
 			return "", err
 		}
 	}
-	return os.MkdirTemp(s.dir, ".staging-")
+	return os.MkdirTemp(s.dir, stagingPattern)
 }
 
 // installPin fetches a package and puts its libraries into place. The caller
@@ -253,7 +291,7 @@ func (s *Store) installPin(ctx context.Context, p pin, progress func(Progress)) 
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(staging)) }()
-	download, libs := filepath.Join(staging, "download"), filepath.Join(staging, "libs")
+	download, libs := filepath.Join(staging, "download"), filepath.Join(staging, freshDirName)
 	for _, dir := range []string{download, libs} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
