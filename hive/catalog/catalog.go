@@ -101,11 +101,23 @@ func open(ctx context.Context, path string, migrations fs.FS) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM models LIMIT 0")
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %s: %w", sqlite.ErrCorrupt, path, err), db.Close())
+	if err := probe(ctx, db, path); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
-	return db, errors.Join(rows.Err(), rows.Close())
+	return db, nil
+}
+
+// probe is ErrCorrupt only where the file itself is at fault: a start that is
+// cancelled or finds the disk failing must not set a healthy catalog aside.
+func probe(ctx context.Context, db *sql.DB, path string) error {
+	rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM models LIMIT 0")
+	if err == nil {
+		err = errors.Join(rows.Err(), rows.Close())
+	}
+	if sqlite.IsCorrupt(err) || sqlite.IsMismatch(err) && ctx.Err() == nil {
+		return fmt.Errorf("%w: %s: %w", sqlite.ErrCorrupt, path, err)
+	}
+	return sqlite.Explain("open "+path, err)
 }
 
 // Close closes the database.

@@ -128,6 +128,13 @@ func IsCorrupt(err error) bool {
 	return errors.Is(err, ErrCorrupt)
 }
 
+// IsMismatch says whether err means that a statement does not fit the tables of
+// the database: SQLite knows no such table or column.
+func IsMismatch(err error) bool {
+	var e *driver.Error
+	return errors.As(err, &e) && e.Code() == lib.SQLITE_ERROR
+}
+
 // Explain turns an error of a statement into one that says "cannot WHAT" and
 // what to do, where the cause is the disk and not the program.
 func Explain(what string, err error) error {
