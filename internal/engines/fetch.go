@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"sync"
 	"time"
 
@@ -59,6 +60,9 @@ func fetch(ctx context.Context, p pin, dir string, progress func(Progress)) (str
 	stop()
 	if ctx.Err() != nil {
 		return "", rbee.Errorf(rbee.CodeRequestCanceled, "cannot fetch the engine package %s: %w", p.spec(), context.Cause(ctx))
+	}
+	if err != nil && strings.Contains(stderr, "ENOSPC") { // npm writes its own cache too
+		return "", cannotWrite(dir, syscall.ENOSPC)
 	}
 	if err != nil {
 		return "", rbee.Errorf(rbee.CodeDownloadFailed, "cannot fetch the engine package %s: npm: %s", p.spec(), npmSays(stderr, err)).

@@ -121,3 +121,12 @@ func TestNPMGetsNoSecrets(t *testing.T) {
 		t.Errorf("npm got\n%s", env)
 	}
 }
+
+func TestAFullDiskIsNoFaultOfTheNetwork(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\necho 'npm error code ENOSPC' >&2\nexit 228\n"
+	must(t, os.WriteFile(filepath.Join(dir, "npm"), []byte(script), 0o700)) //nolint:gosec // a program
+	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	_, err := slowStore(dir).Ensure(t.Context(), rbee.BackendCPU, nil)
+	refused(t, err, rbee.CodeInsufficientDisk, "the disk is full")
+}
