@@ -14,8 +14,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
