@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	gopath "path"
 	"strings"
 	"sync"
 
@@ -97,6 +98,10 @@ func rewrite(p *httputil.ProxyRequest) {
 // serve answers one request of /v1/workers/{id}/v1/...
 func (r *relay) serve(w http.ResponseWriter, req *http.Request) error {
 	id, path := rbee.WorkerID(req.PathValue("id")), "/v1/"+req.PathValue("path")
+	if clean := gopath.Clean(path); clean != path && clean+"/" != path {
+		// Escaped slashes and dots reach us; the worker would read another path than we checked.
+		return rbee.Errorf(rbee.CodeInvalidRequest, "the path climbs").Suggest("write it without '..' and '//'")
+	}
 	if req.Method == http.MethodPost && (path == "/v1/admin/shutdown" || path == "/v1/shutdown") {
 		return r.end(w, id, path == "/v1/admin/shutdown")
 	}
@@ -155,6 +160,7 @@ func (r *relay) pass(w http.ResponseWriter, req *http.Request, target pool.Targe
 func (r *relay) modify(resp *http.Response) error {
 	resp.Header.Del(rbee.VersionHeader)
 	resp.Header.Del("X-Content-Type-Options")
+	resp.Header.Del("Location") // it would lead the caller to a path of the hive
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), sse.ContentType) {
 		return nil
 	}

@@ -80,6 +80,7 @@ type life struct {
 
 func newLife(p *Pool, spec Spec, key string, w rbee.Worker) *life {
 	l := &life{pool: p, id: w.ID, spec: spec, key: key, w: w, asks: make(chan func()), done: make(chan struct{}), changed: make(chan struct{})}
+	l.seen.Store(&w)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }

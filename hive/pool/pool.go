@@ -107,7 +107,7 @@ func (p *Pool) Start(plan func(live []rbee.Worker) (Spec, error)) (rbee.Worker, 
 		SlotsTotal: spec.Slots, MemoryBytes: spec.MemoryBytes, ContextTokens: spec.Context,
 	})
 	// The life is in the set before the process runs: its callback may come at once.
-	if err := p.enter(l); err != nil {
+	if _, err := p.enter(l); err != nil { // the id is new
 		return rbee.Worker{}, err
 	}
 	proc, err := p.cfg.Launch(id, key, spec)
@@ -126,17 +126,26 @@ func (p *Pool) Start(plan func(live []rbee.Worker) (Spec, error)) (rbee.Worker, 
 	return w, nil
 }
 
-// enter takes a life into the set, unless the pool closes. Each enter is
-// followed by a begin or a forget.
-func (p *Pool) enter(l *life) error {
+// enter takes a life into the set and returns it, or the one that has its id
+// already; not if the pool closes, nor if the id is that of a worker of ours
+// that has ended. Each enter of l is followed by a begin or a forget.
+func (p *Pool) enter(l *life) (*life, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing {
-		return rbee.Errorf(rbee.CodeWorkerNotReady, "the hive shuts down and starts no worker").Suggest("start the hive again")
+		return nil, rbee.Errorf(rbee.CodeWorkerNotReady, "the hive shuts down and starts no worker").Suggest("start the hive again")
+	}
+	if there, ok := p.lives[l.id]; ok {
+		return there, nil
+	}
+	for _, gone := range p.ended {
+		if gone.id == l.id && !gone.seen.Load().External {
+			return nil, rbee.Errorf(rbee.CodeWorkerNotFound, "worker %s has ended", l.id)
+		}
 	}
 	p.lives[l.id] = l
 	p.running.Add(1)
-	return nil
+	return l, nil
 }
 
 func (p *Pool) forget(l *life) {
@@ -175,8 +184,12 @@ func (p *Pool) Ready(ctx context.Context, req rbee.ReadyRequest) error {
 		ID: req.WorkerID, URL: p.cfg.URL(req.WorkerID), ModelRef: ref, Backend: req.Backend, Device: req.Device,
 		State: rbee.WorkerStarting, LastActivity: now, StartedAt: now, External: true,
 	})
-	if err := p.enter(l); err != nil {
+	there, err := p.enter(l)
+	if err != nil {
 		return err
+	}
+	if there != l { // two greeted at once
+		return there.calledBack(req.URL, isLoopback(u))
 	}
 	p.publish(l)
 	p.begin(l)
