@@ -30,6 +30,10 @@ func (h *Hive) spawnWorker(ctx context.Context, in *struct{ Body rbee.SpawnReque
 	if err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil { // who asked has left without the worker's id
+		h.pool.Order(w.ID, false)
+		return nil, context.Cause(ctx)
+	}
 	return &reply[rbee.SpawnReply]{rbee.SpawnReply{WorkerID: w.ID, URL: w.URL, State: rbee.WorkerLoading}}, nil
 }
 

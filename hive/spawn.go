@@ -93,7 +93,7 @@ func (h *Hive) place(ctx context.Context, backend rbee.Backend, device rbee.Devi
 	}
 	cpu := cpuDevice()
 	p.hostFree = cpu.MemoryFree
-	if backend == rbee.BackendCPU {
+	if backend == rbee.BackendCPU && (device == "" || device == cpu.ID) {
 		p.backend, p.device, p.free = backend, cpu.ID, cpu.MemoryFree
 		return p, nil
 	}
