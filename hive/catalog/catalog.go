@@ -56,30 +56,48 @@ type Database struct {
 }
 
 // OpenDatabase opens or makes the database at path. It reports fresh when the
-// file holds no rows of an earlier life: it was made, or a damaged one was set
-// aside under a new name, which is logged.
+// file lacks rows of an earlier life: it was made, or a damaged one was set
+// aside under a new name, which is logged. It does so until Open has put the
+// rows back, however many programs were killed on the way.
 func OpenDatabase(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
-	// Two processes that find the file damaged must not both set it aside.
+	release, err := alone(ctx, path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return openDatabase(ctx, path, log)
+}
+
+// alone waits until no other process opens the database at path: two that find
+// it damaged must not both set it aside.
+func alone(ctx context.Context, path string) (release func() error, err error) {
 	lock := flock.New(path + ".lock")
 	wait, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	if _, err := lock.TryLockContext(wait, 20*time.Millisecond); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			return nil, false, rbee.Errorf(rbee.CodeConflict, "cannot open %s: another program has been opening it for %s", path, lockWait).
+			return nil, rbee.Errorf(rbee.CodeConflict, "cannot open %s: another program has been opening it for %s", path, lockWait).
 				Suggest("stop the other rbee programs of this state directory")
 		}
-		return nil, false, sqlite.Explain("open "+path, err)
+		return nil, sqlite.Explain("open "+path, err)
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	return lock.Unlock, nil
+}
 
+// openDatabase is OpenDatabase for a caller that is alone.
+func openDatabase(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
 	migrations, err := fs.Sub(embedded, "migrations")
 	if err != nil {
 		return nil, false, err
 	}
-	info, statErr := os.Stat(path)
-	fresh = errors.Is(statErr, fs.ErrNotExist) || statErr == nil && info.Size() == 0
+	if fresh, err = lacksRows(path); err != nil {
+		return nil, false, err
+	}
 	db, err := open(ctx, path, migrations)
 	if errors.Is(err, sqlite.ErrCorrupt) {
+		if err := mark(path); err != nil {
+			return nil, false, err
+		}
 		aside, asideErr := sqlite.SetAside(path, time.Now())
 		if asideErr != nil {
 			return nil, false, sqlite.Explain("replace the damaged "+path, asideErr)
@@ -93,6 +111,39 @@ func OpenDatabase(ctx context.Context, path string, log *slog.Logger) (d *Databa
 		return nil, false, err
 	}
 	return &Database{db: db, path: path}, fresh, nil
+}
+
+// lacksRows says whether the database at path is to be filled from the model
+// files, and marks one that is about to be made.
+func lacksRows(path string) (bool, error) {
+	if _, err := os.Stat(markPath(path)); err == nil {
+		return true, nil
+	}
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, nil // what cannot be reached is explained by its opening
+	}
+	return true, mark(path)
+}
+
+// markPath is a file that lies beside a database from before it is made until
+// it has its rows: a program killed in between leaves a healthy, empty database
+// that nothing else tells from a full one.
+func markPath(path string) string { return path + ".rebuild" }
+
+func mark(path string) error {
+	f, err := os.OpenFile(markPath(path), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return sqlite.Explain("make "+markPath(path), err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return sqlite.Explain("make "+markPath(path), err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func unmark(path string) error {
+	return sqlite.Explain("remove "+markPath(path), ignoreGone(os.Remove(markPath(path))))
 }
 
 // open also takes a database whose tables are not those of this program for damaged.

@@ -109,16 +109,24 @@ func (s *Store) rowsOf(path string) ([]rbee.Model, error) {
 
 // Open is the store of a state directory: the database at path, the files in
 // cfg.Dir. A database that was not there, or was damaged, is made from the
-// files. The caller closes the database that it returns.
-func Open(ctx context.Context, path string, cfg Config) (*Store, *Database, error) {
-	db, fresh, err := OpenDatabase(ctx, path, cfg.Log)
+// files; a start that is killed on the way leaves that to the next one. The caller closes the database that it returns.
+func Open(ctx context.Context, path string, cfg Config) (s *Store, db *Database, err error) {
+	release, err := alone(ctx, path) // until the rows are there, for nobody else to miss them
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	db, fresh, err := openDatabase(ctx, path, cfg.Log)
 	if err != nil {
 		return nil, nil, err
 	}
 	cfg.Catalog = db
-	s, err := NewStore(cfg)
+	s, err = NewStore(cfg)
 	if err == nil && fresh {
 		err = s.Rebuild(ctx)
+		if err == nil {
+			err = unmark(path)
+		}
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, db.Close())
