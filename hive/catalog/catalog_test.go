@@ -80,7 +80,11 @@ func (h *home) open() (*catalog.Store, func()) {
 			counted{catalog.NewFiles(inspect), h},
 		},
 		Inspect: inspect,
-		Changed: func(k rbee.EventKind, _ rbee.Model) { h.told = append(h.told, k) },
+		Changed: func(k rbee.EventKind, _ rbee.Model) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.told = append(h.told, k)
+		},
 		Log:     slog.New(slog.NewTextHandler(&h.log, nil)),
 	})
 	if err != nil {

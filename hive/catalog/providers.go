@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -205,15 +206,17 @@ func (s *Store) link(src, path string) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	temp := filepath.Join(filepath.Dir(path), tempPrefix+filepath.Base(path))
-	if err := ignoreGone(os.Remove(temp)); err != nil {
-		return err
-	}
+	// Others may link the same bytes at this moment.
+	temp := filepath.Join(filepath.Dir(path), tempPrefix+rand.Text()+"-"+filepath.Base(path))
 	if err := os.Link(src, temp); err != nil {
 		return err
 	}
 	if err := os.Rename(temp, path); err != nil {
 		return errors.Join(err, os.Remove(temp))
+	}
+	// A rename of a file onto another name of itself leaves both.
+	if err := ignoreGone(os.Remove(temp)); err != nil {
+		return err
 	}
 	return syncDir(filepath.Dir(path))
 }
