@@ -85,7 +85,7 @@ func (h *home) open() (*catalog.Store, func()) {
 			defer h.mu.Unlock()
 			h.told = append(h.told, k)
 		},
-		Log:     slog.New(slog.NewTextHandler(&h.log, nil)),
+		Log: slog.New(slog.NewTextHandler(&h.log, nil)),
 	})
 	if err != nil {
 		h.t.Fatalf("Open: %v", err)
