@@ -300,6 +300,11 @@ func (p *Pool) publish(l *life) {
 func (p *Pool) bury(l *life) {
 	w := l.w
 	l.seen.Store(&w)
+	// Before the id is free: whoever takes it next must not be removed for us.
+	p.feed.Change(func(send func(rbee.Event)) {
+		p.reg.Remove(l.id)
+		send(rbee.Event{Kind: rbee.EventWorkerGone, Time: time.Now(), Worker: &w})
+	})
 	p.mu.Lock()
 	delete(p.lives, l.id)
 	p.ended = append(p.ended, l)
@@ -307,9 +312,5 @@ func (p *Pool) bury(l *life) {
 		p.ended = slices.Delete(p.ended, 0, len(p.ended)-recentEnds)
 	}
 	p.mu.Unlock()
-	p.feed.Change(func(send func(rbee.Event)) {
-		p.reg.Remove(l.id)
-		send(rbee.Event{Kind: rbee.EventWorkerGone, Time: time.Now(), Worker: &w})
-	})
 	p.cfg.Ended(w)
 }
