@@ -2,6 +2,7 @@ package rbee
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 	"unicode"
@@ -75,6 +76,9 @@ func ParseModelRef(s string) (ModelRef, error) {
 		provider, rest = string(ProviderHF), s
 	}
 	ref := ModelRef{Provider: Provider(provider), Reference: rest}
+	if utf8.RuneCountInString(ref.String()) > MaxRefCharacters {
+		return bad(fmt.Sprintf("with its provider it has more than %d characters", MaxRefCharacters))
+	}
 	switch ref.Provider {
 	case ProviderBuiltin:
 		if !nameOK(rest) {
@@ -85,7 +89,7 @@ func ParseModelRef(s string) (ModelRef, error) {
 			return bad("a file needs an absolute path without '..', such as file:/models/a.gguf")
 		}
 	case ProviderHF:
-		if why := hubRefFault(rest); why != "" {
+		if why := hubFault(ref); why != "" {
 			return bad(why)
 		}
 	default:
@@ -95,29 +99,71 @@ func ParseModelRef(s string) (ModelRef, error) {
 }
 
 func forbiddenInRef(c rune) bool {
-	return unicode.IsControl(c) || strings.ContainsRune("`$&|;<>(){}[]*?!\"'\\~#%^=,", c)
+	return unicode.In(c, unicode.Cc, unicode.Bidi_Control) || strings.ContainsRune("`$&|;<>(){}[]*?!\"'\\~#%^=,", c)
 }
 
-// hubRefFault says what is wrong with ORG/REPO[@REV][:QUANT | ::FILE], or "".
-func hubRefFault(s string) string {
-	repo, file, hasFile := strings.Cut(s, "::")
-	quant, hasQuant := "", false
-	if !hasFile {
-		repo, quant, hasQuant = strings.Cut(s, ":")
+// HubRef is a model reference of a hub, taken apart: ORG/REPO[@REV][:QUANT | ::FILE].
+type HubRef struct {
+	Repository string // ORG/REPO
+	Revision   string // a branch, a tag or a commit, "" for the hub's default
+	Quant      string // such as Q4_K_M, as it was written, or ""
+	File       string // path in the repository, or ""; never there with Quant
+}
+
+// Hub takes a reference that ParseModelRef made apart; false if it is of
+// another provider than a hub.
+func (r ModelRef) Hub() (HubRef, bool) {
+	if r.Provider != ProviderHF {
+		return HubRef{}, false
 	}
-	repo, rev, hasRev := strings.Cut(repo, "@")
-	org, name, ok := strings.Cut(repo, "/")
+	var h HubRef
+	repo, file, hasFile := strings.Cut(r.Reference, "::")
+	if hasFile {
+		h.File = file
+	} else {
+		repo, h.Quant, _ = strings.Cut(r.Reference, ":")
+	}
+	h.Repository, h.Revision, _ = strings.Cut(repo, "@")
+	return h, true
+}
+
+// ModelRef puts the reference together again; Hub undoes it.
+func (h HubRef) ModelRef() ModelRef {
+	s := h.Repository
+	if h.Revision != "" {
+		s += "@" + h.Revision
+	}
+	switch {
+	case h.File != "":
+		s += "::" + h.File
+	case h.Quant != "":
+		s += ":" + h.Quant
+	}
+	return ModelRef{Provider: ProviderHF, Reference: s}
+}
+
+// hubFault says what is wrong with a reference of a hub, or "".
+func hubFault(r ModelRef) string {
+	h, _ := r.Hub()
+	org, name, ok := strings.Cut(h.Repository, "/")
 	switch {
 	case !ok || !nameOK(org) || !nameOK(name):
 		return "a hub model has an organisation and a repository, such as hf:ORG/REPO"
-	case hasRev && !nameOK(rev):
+	case h.Revision != "" && !nameOK(h.Revision):
 		return "the revision after '@' is not a plain name"
-	case hasQuant && !nameOK(quant):
+	case h.Quant != "" && !nameOK(h.Quant):
 		return "the quantisation after ':' is not a plain name, such as Q4_K_M"
-	case hasFile && (!filepath.IsLocal(file) || filepath.ToSlash(filepath.Clean(file)) != file || file == "."):
+	case h.File != "" && !fileOK(h.File):
 		return "the file after '::' is not a path inside the repository"
+	case h.ModelRef() != r:
+		return "what should follow '@', ':' or '::' is missing"
 	}
 	return ""
+}
+
+// fileOK accepts a path that stays inside a repository on every system.
+func fileOK(s string) bool {
+	return filepath.IsLocal(s) && path.Clean(s) == s && s != "." && !strings.Contains(s, ":") && !strings.Contains(s, "..")
 }
 
 // nameOK accepts one path element of letters, digits, '.', '_', '-' and '+' that is not made of dots alone.

@@ -92,9 +92,10 @@ type SpawnRequest struct {
 
 // SpawnReply is the answer to SpawnRequest: the worker loads and is not ready yet.
 type SpawnReply struct {
-	WorkerID WorkerID    `json:"worker_id"`
-	URL      string      `json:"url" doc:"base under which the hive serves the worker's API"`
-	State    WorkerState `json:"state" enum:"loading"`
+	WorkerID   WorkerID    `json:"worker_id"`
+	URL        string      `json:"url" doc:"base under which the hive serves the worker's API"`
+	State      WorkerState `json:"state" enum:"loading"`
+	DownloadID DownloadID  `json:"download_id,omitempty" doc:"the model is not on disk and is fetched first; the worker's state is starting until then"`
 }
 
 // ReadyRequest is what a worker tells its hive once it answers on its port.
