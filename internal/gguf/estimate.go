@@ -8,8 +8,10 @@ import (
 	"rbee"
 )
 
-// batchTokens is the largest batch that the engine computes at once.
-const batchTokens = 512
+const (
+	batchTokens = 512     // the largest batch that the engine computes at once
+	maxMemory   = 1 << 50 // bytes; more is a figure that wrapped or a size that is a lie
+)
 
 // Memory is bytes in one place.
 type Memory struct {
@@ -43,7 +45,8 @@ func (e Estimate) Need() int64 {
 func (f File) Estimate(kvTokens, slots int, b rbee.Backend) Estimate {
 	e, ok := f.derive(kvTokens, slots, b)
 	if !ok {
-		m := Memory{Weights: f.SizeBytes, Compute: f.SizeBytes / 5}
+		size := min(f.SizeBytes, maxMemory)
+		m := Memory{Weights: size, Compute: size / 5}
 		if b == rbee.BackendCPU {
 			return Estimate{Host: m, Rough: true}
 		}
@@ -52,8 +55,21 @@ func (f File) Estimate(kvTokens, slots int, b rbee.Backend) Estimate {
 	return e
 }
 
+// Resized is the model with other weights: another quantisation of it, whose
+// file, or all whose parts together, has sizeBytes. What it needs is within 2 %
+// of what the header of that file would say, with the weights spread over the
+// tensors as they are here, and within 5 % from the first part of several
+// (ReadRemote), whose weights are reckoned to be all on the accelerator.
+func (f File) Resized(sizeBytes int64) File {
+	f.Path, f.Parts, f.Quantisation = "", nil, ""
+	f.SizeBytes = min(max(0, sizeBytes), maxMemory)
+	f.weightBytes = max(0, f.SizeBytes-f.headerBytes)
+	f.resized = true
+	return f
+}
+
 func (f File) derive(kvTokens, slots int, b rbee.Backend) (Estimate, bool) {
-	if f.parsed == nil {
+	if f.parsed == nil || f.Layers == 0 || f.weightBytes > maxMemory {
 		return Estimate{}, false
 	}
 	options := []parser.GGUFRunEstimateOption{
@@ -67,7 +83,8 @@ func (f File) derive(kvTokens, slots int, b rbee.Backend) (Estimate, bool) {
 		options = append(options, parser.WithLLaMACppOffloadLayers(0))
 	}
 	var run parser.LLaMACppRunEstimate
-	if !contain(func() { run = f.parsed.EstimateLLaMACppRun(options...) }) || len(run.Devices) != 2 {
+	if !contain(func() { run = f.parsed.EstimateLLaMACppRun(options...) }) || len(run.Devices) != 2 ||
+		run.Type != "model" || run.Architecture != f.Architecture { // names of tensors make it another for the library
 		return Estimate{}, false
 	}
 	onHost, onDevice := run.Devices[0], run.Devices[1]
@@ -85,9 +102,30 @@ func (f File) derive(kvTokens, slots int, b rbee.Backend) (Estimate, bool) {
 	}
 	if b == rbee.BackendCPU {
 		// Shared embeddings are there twice only across devices.
-		return Estimate{Host: Memory{Weights: f.tensorBytes, KV: host.KV + device.KV, Compute: host.Compute}}, true
+		return Estimate{Host: Memory{Weights: f.weightBytes, KV: host.KV + device.KV, Compute: host.Compute + f.unseenCompute()}}, true
+	}
+	device.Compute += f.unseenCompute()
+	switch {
+	case f.firstPart:
+		device.Weights = f.weightBytes
+	case f.resized:
+		scale := float64(f.weightBytes) / float64(f.tensorBytes)
+		host.Weights, device.Weights = scaled(host.Weights, scale), scaled(device.Weights, scale)
 	}
 	return Estimate{Host: host, Device: device}, true
+}
+
+func scaled(n int64, by float64) int64 { return int64(min(float64(n)*by, maxMemory)) }
+
+// unseenCompute stands for the buffers of a layer if all are in other parts: the
+// rows of the attention and of a feed-forward network of the usual width, for
+// every token of a batch, and room for what the library adds to them.
+func (f File) unseenCompute() int64 {
+	if len(f.parsed.TensorInfos) > 0 {
+		return 0
+	}
+	const rows = 32
+	return rows * batchTokens * 4 * int64(f.Embedding)
 }
 
 // spareRows is what the library reckons too much for the buffer of results: it
@@ -106,7 +144,7 @@ func memoryOf(d parser.LLaMACppRunDeviceUsage) (Memory, bool) {
 	sum := func(parts ...parser.GGUFBytesScalar) int64 {
 		var total int64
 		for _, p := range parts {
-			if p > 1<<50 {
+			if p > maxMemory {
 				ok = false
 				return 0
 			}

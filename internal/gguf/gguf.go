@@ -14,6 +14,7 @@ package gguf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -41,7 +42,11 @@ type File struct {
 	Vocabulary    int    // tokens
 	ChatTemplate  string // Jinja, "" if there is none
 
-	tensorBytes int64
+	tensorBytes int64 // of the tensors in the header
+	headerBytes int64 // of all parts
+	weightBytes int64 // tensorBytes, or what Resized says
+	firstPart   bool  // the header is that of the first of several parts
+	resized     bool
 	parsed      *parser.GGUFFile
 }
 
@@ -54,6 +59,11 @@ func Read(path string) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
+	return ReadParts(parts...)
+}
+
+// ReadParts is Read for the files of a model in order, whatever they are called.
+func ReadParts(parts ...string) (File, error) {
 	var whole header
 	var size int64
 	for i, part := range parts {
@@ -72,10 +82,51 @@ func Read(path string) (File, error) {
 	}
 	f, err := whole.file(size, len(parts))
 	if err != nil {
-		return File{}, refuse(path, err)
+		return File{}, refuse(parts[0], err)
 	}
-	f.Path, f.Parts = path, parts
+	f.Path, f.Parts = parts[0], parts
 	return f, nil
+}
+
+// ReadRemote reads the header of a model that is not here from the first bytes
+// of its file, which has sizeBytes. It reads at most 64 KiB more than the
+// header. Of a split model it takes the first part alone: Parameters and
+// SizeBytes are of that part, and what Estimate says is of use after Resized. It
+// fails with INVALID_REQUEST as Read does, and with the error of r, or
+// io.ErrUnexpectedEOF if r ends inside the header but the file does not.
+func ReadRemote(r io.Reader, sizeBytes int64) (File, error) {
+	h, err := readHeader(&whole{r, sizeBytes}, sizeBytes)
+	if err == nil {
+		var f File
+		if f, err = h.file(sizeBytes, 0); err == nil {
+			return f, nil
+		}
+	}
+	if isFault(err) {
+		return File{}, refuse("the model file", err)
+	}
+	if errors.Is(err, errEarly) {
+		err = io.ErrUnexpectedEOF
+	}
+	return File{}, fmt.Errorf("cannot read the header of the model file: %w", err)
+}
+
+// errEarly tells the end of what a reader has from that of the file.
+var errEarly = errors.New("the source ended before the file")
+
+// whole turns the end of a reader into errEarly, unless left bytes were read.
+type whole struct {
+	in   io.Reader
+	left int64
+}
+
+func (w *whole) Read(p []byte) (int, error) {
+	n, err := w.in.Read(p)
+	w.left -= int64(n)
+	if errors.Is(err, io.EOF) && w.left > 0 {
+		err = errEarly
+	}
+	return n, err
 }
 
 // partName matches the files of a split model: PREFIX-00001-of-00003.gguf.

@@ -221,7 +221,7 @@ func TestFilesThatAreNoModelAreRefused(t *testing.T) {
 		"big endian":                  {patched(4, 0, 0, 0, 3), "big-endian"},
 		"tensors beyond any file":     {patched(8, max64...), "it claims"},
 		"keys beyond any file":        {patched(16, max64...), "it claims"},
-		"more tensors than bytes":     {patched(8, 0xff, 0xff, 0, 0, 0, 0, 0, 0), "cut short"},
+		"more tensors than bytes":     {patched(8, 0xff, 0x3f, 0, 0, 0, 0, 0, 0), "cut short"},
 		"a key longer than the file":  {patched(24, 0xff, 0xff, 0, 0, 0, 0, 0, 0), "cut short"},
 		"a key of 2^64 bytes":         {patched(24, max64...), "damaged"},
 		"an unknown type":             {with(kv{"x", raw{77, nil}}), "unknown type 77"},
@@ -333,34 +333,6 @@ func TestWithoutAnEstimateTheRuleOfThumbHolds(t *testing.T) {
 			t.Errorf("%s: %+v for a file of %d bytes", b, e, f.SizeBytes)
 		}
 	}
-}
-
-// FuzzRead feeds headers to the reader and the estimate: neither may panic, and
-// each refusal is one that a user can read.
-func FuzzRead(f *testing.F) {
-	keys, tensors := good()
-	f.Add(build(keys, tensors, goodData))
-	f.Add(build(append(keys, kv{"general.alignment", uint32(64)}, kv{"llama.attention.head_count", uint64(math.MaxUint64)}), tensors, goodData+64))
-	f.Add(build(append(keys, kv{"llama.rope.dimension_count", float32(1e30)}, kv{"llama.attention.sliding_window", uint32(1)}), tensors, goodData))
-	f.Fuzz(func(t *testing.T, b []byte) { survive(t, b) })
-}
-
-// survive reads a header that may be hostile; it tells whether it was taken.
-func survive(t *testing.T, b []byte) bool {
-	h, err := readHeader(bytes.NewReader(b), int64(len(b)))
-	if err == nil {
-		var file File
-		if file, err = h.file(int64(len(b)), 1); err == nil {
-			if file.Estimate(1024, 4, rbee.BackendCPU).Need() <= 0 || file.Estimate(1024, 4, rbee.BackendCUDA).Need() <= 0 {
-				t.Errorf("%+v needs nothing", file)
-			}
-			return true
-		}
-	}
-	if e := rbee.AsError(refuse("x", err)); !isFault(err) || e.Suggestion() == "" || strings.ContainsAny(e.Message, "\n\x1b") {
-		t.Errorf("refused with %v", err)
-	}
-	return false
 }
 
 func TestFlippedBitsInAHeaderAreSurvived(t *testing.T) {

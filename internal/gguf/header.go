@@ -8,20 +8,24 @@ import (
 	"math"
 	"math/bits"
 	"regexp"
+	"strings"
 
 	parser "github.com/gpustack/gguf-parser-go"
 )
 
 // Bounds of a header. The largest in the wild has a few thousand tensors, a
-// hundred keys, and 20 MB of vocabulary.
+// hundred keys, and 20 MB of vocabulary. With these, reading one and estimating
+// from it takes less than 64 MiB, whatever the header says.
 const (
 	maxHeaderBytes  = 256 << 20
 	maxKeys         = 1 << 16
-	maxTensors      = 1 << 17
+	maxTensors      = 1 << 14
+	maxTensorName   = 63 // GGML_MAX_NAME of llama.cpp v0.5.0, which refuses a longer one
 	maxNameBytes    = 1 << 16
 	maxKeptString   = 1 << 20 // a longer one is skipped: none of those that matter is
 	maxKeptArray    = 4096    // likewise; figures per layer are in arrays
-	maxKeptItems    = 1 << 18 // of all arrays
+	maxKeptItems    = 1 << 17 // of all arrays
+	maxKeptText     = 8 << 20 // of all names and strings, in bytes
 	maxAlignment    = 1 << 20
 	maxLayers       = 512 // LLAMA_MAX_LAYERS of llama.cpp v0.5.0, which ends the process above it
 	defaultAlign    = 32
@@ -48,7 +52,10 @@ type source struct {
 	pos  int64
 	size int64
 	kept uint64 // items of arrays
+	text uint64 // bytes of names and strings
 	err  error  // the first one; reads after it return zeroes
+
+	scratch [8]byte
 }
 
 func (s *source) Read(p []byte) (int, error) {
@@ -56,6 +63,12 @@ func (s *source) Read(p []byte) (int, error) {
 		return 0, s.err
 	}
 	n, err := io.ReadFull(s.in, p)
+	s.advance(n, err)
+	return n, s.err
+}
+
+// advance counts n bytes and keeps the error that ended them.
+func (s *source) advance(n int, err error) {
 	s.pos += int64(n)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -65,32 +78,20 @@ func (s *source) Read(p []byte) (int, error) {
 	case s.pos > maxHeaderBytes:
 		s.err = bad("its header is larger than %d MiB", maxHeaderBytes>>20)
 	}
-	return n, s.err
 }
 
-func (s *source) u8() uint8 {
-	var b [1]byte
-	_, _ = s.Read(b[:]) // s.err keeps it
-	return b[0]
+// fixed reads n bytes, at most 8; they stay until the next call.
+func (s *source) fixed(n int) []byte {
+	b := s.scratch[:n]
+	clear(b)
+	_, _ = s.Read(b) // s.err keeps it
+	return b
 }
 
-func (s *source) u16() uint16 {
-	var b [2]byte
-	_, _ = s.Read(b[:])
-	return binary.LittleEndian.Uint16(b[:])
-}
-
-func (s *source) u32() uint32 {
-	var b [4]byte
-	_, _ = s.Read(b[:])
-	return binary.LittleEndian.Uint32(b[:])
-}
-
-func (s *source) u64() uint64 {
-	var b [8]byte
-	_, _ = s.Read(b[:])
-	return binary.LittleEndian.Uint64(b[:])
-}
+func (s *source) u8() uint8   { return s.fixed(1)[0] }
+func (s *source) u16() uint16 { return binary.LittleEndian.Uint16(s.fixed(2)) }
+func (s *source) u32() uint32 { return binary.LittleEndian.Uint32(s.fixed(4)) }
+func (s *source) u64() uint64 { return binary.LittleEndian.Uint64(s.fixed(8)) }
 
 // fits tells whether count items of at least each bytes can follow.
 func (s *source) fits(count, each uint64) bool {
@@ -111,21 +112,21 @@ func (s *source) skip(n uint64) {
 	if s.err != nil || !s.fits(n, 1) {
 		return
 	}
-	done, err := s.in.Discard(int(n)) //nolint:gosec // fits bounds it
-	s.pos += int64(done)
-	if err != nil {
-		s.err = cut(0, s.size)
-	}
+	s.advance(s.in.Discard(int(n))) //nolint:gosec // fits bounds it
 }
 
-// text reads a string; one longer than keep is skipped and read as "".
-func (s *source) text(keep uint64) string {
+// string reads a string; one longer than keep is skipped and read as "".
+func (s *source) string(keep uint64) string {
 	n := s.u64()
 	if s.err != nil || n == 0 || !s.fits(n, 1) {
 		return ""
 	}
 	if n > keep {
 		s.skip(n)
+		return ""
+	}
+	if s.text += n; s.text > maxKeptText {
+		s.err = bad("its header has more than %d MiB of names and text", maxKeptText>>20)
 		return ""
 	}
 	b := make([]byte, n)
@@ -142,7 +143,9 @@ func readHeader(in io.Reader, size int64) (header, error) {
 	if err != nil {
 		return header{}, err
 	}
-	seen := map[string]bool{}
+	h.keys = make(parser.GGUFMetadataKVs, 0, keys) // preamble bounds both
+	h.tensors = make(parser.GGUFTensorInfos, 0, tensors)
+	seen := make(map[string]bool, keys)
 	for range keys {
 		kv, err := s.key()
 		if err != nil {
@@ -230,7 +233,7 @@ func isFault(err error) bool {
 }
 
 func (s *source) key() (kv parser.GGUFMetadataKV, err error) {
-	kv.Key = s.text(maxNameBytes)
+	kv.Key = s.string(maxNameBytes)
 	kv.ValueType = parser.GGUFMetadataValueType(s.u32())
 	if s.err != nil {
 		return kv, s.err
@@ -266,7 +269,7 @@ func (s *source) value(t parser.GGUFMetadataValueType) any {
 	case parser.GGUFMetadataValueTypeBool:
 		return s.u8() != 0
 	case parser.GGUFMetadataValueTypeString:
-		return s.text(maxKeptString)
+		return s.string(maxKeptString)
 	case parser.GGUFMetadataValueTypeUint64:
 		return s.u64()
 	case parser.GGUFMetadataValueTypeInt64:
@@ -295,8 +298,9 @@ func width(t parser.GGUFMetadataValueType) uint64 {
 }
 
 // array reads an array. Of a long one, or one of strings, only the length and
-// the size are kept. An array in an array is refused: llama.cpp has none, and
-// the depth would be the file's choice.
+// the size are kept, and nothing at all if it is not of the tokenizer: the
+// library would make slices of that length. An array in an array is refused:
+// llama.cpp has none, and the depth would be the file's choice.
 func (s *source) array(key string) (any, error) {
 	a := parser.GGUFMetadataKVArrayValue{Type: parser.GGUFMetadataValueType(s.u32()), Len: s.u64()}
 	a.StartOffset = s.pos
@@ -325,17 +329,23 @@ func (s *source) array(key string) (any, error) {
 		}
 	}
 	a.Size = s.pos - a.StartOffset
+	if a.Array == nil && a.Len > 0 && !strings.HasPrefix(key, "tokenizer.") {
+		return nil, s.err
+	}
 	return a, s.err
 }
 
 // tensor reads a tensor's description and works out the bytes of its data.
 func (s *source) tensor() (t parser.GGUFTensorInfo, bytes uint64, err error) {
 	t.StartOffset = s.pos
-	t.Name = s.text(maxNameBytes)
+	t.Name = s.string(maxNameBytes)
 	t.NDimensions = s.u32()
 	shown := printable(t.Name, maxShownName)
 	if s.err != nil {
 		return t, 0, s.err
+	}
+	if len(t.Name) > maxTensorName {
+		return t, 0, bad("its tensor %q has a name of more than %d bytes", shown, maxTensorName)
 	}
 	if t.NDimensions == 0 || int(t.NDimensions) > maxTensorDims {
 		return t, 0, bad("its tensor %q has %d dimensions", shown, t.NDimensions)
@@ -445,18 +455,21 @@ func (h *header) text(key string) string {
 	return ""
 }
 
-// file makes of a whole header what the rest of rbee knows of a model.
+// file makes of a whole header what the rest of rbee knows of a model. Parts is
+// the number of files that it is of, 0 if it is of the first of an unknown number.
 func (h *header) file(size int64, parts int) (File, error) {
 	arch := h.text("general.architecture")
 	kind := h.text("general.type")
+	firstPart := parts == 0 && h.number("split.count") > 1
+	_, steers := h.keys.Get("controlvector.model_hint")
 	switch {
 	case arch == "clip" || kind == "mmproj":
 		return File{}, unfit("name the language model that it belongs to", "it is a projector for images or sound, not a language model")
-	case kind != "" && kind != "model", arch == "controlvector", arch == "imatrix":
+	case kind != "" && kind != "model", arch == "controlvector", arch == "imatrix", steers:
 		return File{}, unfit("name a language model", "it is of the type %q, not a language model", printable(kind+" "+arch, maxShownName))
 	case !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`).MatchString(arch):
 		return File{}, unfit("name the first part of a split model, or fetch the file again", "its header does not say what architecture it has")
-	case len(h.tensors) == 0:
+	case len(h.tensors) == 0 && !firstPart: // gguf-split may leave the first part without
 		return File{}, unfit("name a file with weights", "it has no tensors, as a file with only a vocabulary")
 	case h.number("split.count") > 1 && parts == 1:
 		return File{}, unfit("keep the names that the parts were published under", "it is part of a split model, but not named NAME-00001-of-%05d.gguf", h.number("split.count"))
@@ -469,7 +482,8 @@ func (h *header) file(size int64, parts int) (File, error) {
 	f := File{
 		SizeBytes: size, Architecture: arch, Name: printable(h.text("general.name"), maxShownName), Parameters: h.elements,
 		ContextLength: clamp(h.number(arch + ".context_length")), Layers: int(layers), Embedding: clamp(h.number(arch + ".embedding_length")),
-		ChatTemplate: h.text("tokenizer.chat_template"), tensorBytes: h.tensorBytes,
+		ChatTemplate: h.text("tokenizer.chat_template"),
+		tensorBytes:  h.tensorBytes, headerBytes: h.headerBytes, weightBytes: h.tensorBytes, firstPart: firstPart,
 	}
 	if kv, ok := h.keys.Get("tokenizer.ggml.tokens"); ok {
 		if a, ok := kv.Value.(parser.GGUFMetadataKVArrayValue); ok {
