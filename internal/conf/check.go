@@ -59,6 +59,7 @@ func newValidator() *validator.Validate {
 		"apikey":   keyOK,
 		"abspath":  filepath.IsAbs,
 		"name":     nameOK,
+		"hours":    func(s string) bool { _, err := ParseHours(s); return err == nil },
 		"modelref": func(s string) bool { _, err := rbee.ParseModelRef(s); return err == nil },
 	} {
 		check := func(f validator.FieldLevel) bool { return ok(f.Field().String()) }
@@ -111,6 +112,8 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 		return "has a name that is not 1 to 64 letters, digits, '.', '_' or '-'", "choose another name"
 	case "modelref":
 		return "must be a model reference", "for example hf:ORG/REPO:Q4_K_M or file:/models/a.gguf"
+	case "hours":
+		return "must be two different times of the day", hoursExample
 	case "oneof":
 		return "must be one of " + strings.Join(strings.Fields(f.Param()), ", "), ""
 	case "min":
@@ -132,6 +135,8 @@ func expected(dst reflect.Value) (problem, suggestion string) {
 	switch dst.Kind() {
 	case reflect.Int:
 		return "must be a whole number", ""
+	case reflect.Float64:
+		return "must be a number", ""
 	case reflect.String:
 		return "must be a text", "write it on one line, in quotes if it holds special characters"
 	}

@@ -4,8 +4,9 @@
 // read are errors that name the place and say what to try.
 //
 // It opens no network connection, starts nothing, and writes nothing but the
-// empty state directory (Home.Create). Settings are values: after Load nothing
-// changes them, so whoever needs one takes a copy.
+// empty state directory (Home.Create) and, when a user wants that, the aliases
+// of config.yaml (SetAlias). Settings are values: after Load nothing changes
+// them, so whoever needs one takes a copy.
 package conf
 
 import (
@@ -24,13 +25,15 @@ import (
 type Config struct {
 	Home Home `yaml:"-"`
 
-	Hive    Hive              `yaml:"hive"`
-	Worker  Worker            `yaml:"worker"`
-	Queen   Queen             `yaml:"queen"`
-	Engine  Engine            `yaml:"engine"`
-	Log     Log               `yaml:"log"`
-	Nodes   map[string]Node   `yaml:"nodes" validate:"dive,keys,name,endkeys"`
-	Aliases map[string]string `yaml:"aliases" validate:"dive,keys,name,endkeys,modelref"`
+	Hive     Hive              `yaml:"hive"`
+	Worker   Worker            `yaml:"worker"`
+	Queen    Queen             `yaml:"queen"`
+	Engine   Engine            `yaml:"engine"`
+	Models   Models            `yaml:"models"`
+	Download Download          `yaml:"download"`
+	Log      Log               `yaml:"log"`
+	Nodes    map[string]Node   `yaml:"nodes" validate:"dive,keys,name,endkeys"`
+	Aliases  map[string]string `yaml:"aliases" validate:"dive,keys,name,endkeys,modelref"`
 
 	user    string            // the user's home, what ~/ stands for
 	origins map[string]Origin // by key; absent for a default
@@ -68,6 +71,19 @@ type Engine struct {
 	Dir Path `yaml:"dir" env:"DIR" validate:"omitempty,abspath"`
 }
 
+// Models is the section of the model store.
+type Models struct {
+	QuotaGB float64 `yaml:"quota_gb" env:"QUOTA_GB" validate:"min=0,max=1000000"` // 10^9 bytes, 0 for no bound
+}
+
+// Download is the section of the downloads of models.
+type Download struct {
+	Connections    int     `yaml:"connections" env:"CONNECTIONS" validate:"min=1,max=8"`                 // for one file
+	LimitMBps      float64 `yaml:"limit_mbps" env:"LIMIT_MBPS" validate:"min=0,max=1000000"`             // 10^6 bytes per second, 0 for no limit
+	QuietHours     Hours   `yaml:"quiet_hours" env:"QUIET_HOURS" validate:"omitempty,hours"`             // when QuietLimitMBps holds instead
+	QuietLimitMBps float64 `yaml:"quiet_limit_mbps" env:"QUIET_LIMIT_MBPS" validate:"min=0,max=1000000"` // 0 for a pause
+}
+
 // Log is the section of the programs' own log.
 type Log struct {
 	Level  string `yaml:"level" env:"LEVEL" validate:"oneof=debug info warn error"`
@@ -92,9 +108,10 @@ func Defaults() Config {
 			KeepAlive:   KeepAlive(5 * time.Minute),
 			LoadTimeout: 5 * time.Minute,
 		},
-		Queen: Queen{Addr: "127.0.0.1:7833"},
-		Log:   Log{Level: "info", Format: "auto"},
-		Nodes: map[string]Node{},
+		Queen:    Queen{Addr: "127.0.0.1:7833"},
+		Download: Download{Connections: 8},
+		Log:      Log{Level: "info", Format: "auto"},
+		Nodes:    map[string]Node{},
 		Aliases: map[string]string{
 			"tinyllama": "hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF::tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
 			"qwen":      "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF::qwen2.5-0.5b-instruct-q4_k_m.gguf",

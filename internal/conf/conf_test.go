@@ -92,7 +92,8 @@ func TestEverySettingCanBeSetInTheFileAndInTheEnvironment(t *testing.T) {
 		"worker.program": "/bin/w", "worker.threads": "3", "worker.slots": "7", "worker.context": "4096",
 		"worker.queue": "0", "worker.keep_alive": "forever", "worker.load_timeout": "90s",
 		"queen.addr": ":9", "queen.key": "queenkey", "queen.key_file": "/keys/queen",
-		"engine.dir": "/engines", "log.level": "debug", "log.format": "json",
+		"engine.dir": "/engines", "models.quota_gb": "0.5", "download.connections": "2", "download.limit_mbps": "12.5",
+		"download.quiet_hours": "22:30-06:00", "download.quiet_limit_mbps": "1000000", "log.level": "debug", "log.format": "json",
 	}
 	for _, s := range conf.Defaults().Settings() {
 		if strings.HasPrefix(s.Key, "aliases.") {
@@ -187,6 +188,15 @@ func TestFaultsOfTheFile(t *testing.T) {
 		{"context too short", "worker:\n  context: 5\n", 2, 3, "worker.context", "must be at least 64", "config check"},
 		{"unknown level", "log:\n  level: loud\n", 2, 3, "log.level", "must be one of debug, info, warn, error", "config check"},
 		{"key with a space", "hive:\n  key: \"top secret\"\n", 2, 3, "hive.key", "printable ASCII", "openssl"},
+		{"word for a number", "models:\n  quota_gb: big\n", 2, 13, "models.quota_gb", "must be a number", "config check"},
+		{"quoted fraction", "models:\n  quota_gb: '1.5'\n", 2, 13, "models.quota_gb", "must be a number", "config check"},
+		{"infinity", "models:\n  quota_gb: .inf\n", 2, 13, "models.quota_gb", "must be a number", "config check"},
+		{"more than there is", "models:\n  quota_gb: 1000001\n", 2, 3, "models.quota_gb", "must be at most 1000000", "config check"},
+		{"negative limit", "download:\n  limit_mbps: -0.5\n", 2, 3, "download.limit_mbps", "must be at least 0", "config check"},
+		{"no connection", "download:\n  connections: 0\n", 2, 3, "download.connections", "must be at least 1", "config check"},
+		{"too many connections", "download:\n  connections: 9\n", 2, 3, "download.connections", "must be at most 8", "config check"},
+		{"hours that are none", "download:\n  quiet_hours: at night\n", 2, 3, "download.quiet_hours", "must be two different times", "08:00-18:00"},
+		{"hour for hours", "download:\n  quiet_hours: 8\n", 2, 3, "download.quiet_hours", "must be two different times", "08:00-18:00"},
 		{"both keys", "hive:\n  key: topsecret\n  key_file: /k\n", 2, 3, "hive.key", "exclude one another", "remove"},
 		{"relative path", "engine:\n  dir: engines\n", 2, 3, "engine.dir", "must be an absolute path", "~/"},
 		{"node without a URL", "nodes:\n  a:\n    key: topsecret\n", 2, 3, "nodes.a.url", "is missing", "url:"},
@@ -264,6 +274,9 @@ func TestAKeyOfDigitsIsTakenAsItIsWritten(t *testing.T) {
 func TestFaultsOfTheEnvironmentNameTheVariable(t *testing.T) {
 	cases := []struct{ name, variable, says, key string }{
 		{"no number", "RBEE_WORKER_SLOTS=many", "must be a whole number", "worker.slots"},
+		{"no fraction", "RBEE_MODELS_QUOTA_GB=1,5", "must be a number", "models.quota_gb"},
+		{"not a number", "RBEE_DOWNLOAD_LIMIT_MBPS=NaN", "must be at least 0", "download.limit_mbps"},
+		{"no hours", "RBEE_DOWNLOAD_QUIET_HOURS=18:00", "must be two different times", "download.quiet_hours"},
 		{"out of range", "RBEE_WORKER_SLOTS=0", "must be at least 1", "worker.slots"},
 		{"no duration", "RBEE_WORKER_LOAD_TIMEOUT=30", "must be a duration", "worker.load_timeout"},
 		{"no keep-alive", "RBEE_WORKER_KEEP_ALIVE=soon", "or forever", "worker.keep_alive"},

@@ -39,6 +39,8 @@ func (c *Config) readEnviron(environ map[string]string) error {
 	faults = append(faults, parseSection(c, environ, "worker", &c.Worker)...)
 	faults = append(faults, parseSection(c, environ, "queen", &c.Queen)...)
 	faults = append(faults, parseSection(c, environ, "engine", &c.Engine)...)
+	faults = append(faults, parseSection(c, environ, "models", &c.Models)...)
+	faults = append(faults, parseSection(c, environ, "download", &c.Download)...)
 	faults = append(faults, parseSection(c, environ, "log", &c.Log)...)
 	for _, name := range slices.Sorted(maps.Keys(c.Nodes)) {
 		n := c.Nodes[name]

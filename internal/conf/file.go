@@ -156,9 +156,12 @@ func decode(dst reflect.Value, node ast.Node) (problem, suggestion string) {
 		return problem, suggestion
 	}
 	_, whole := node.(*ast.IntegerNode)
+	_, fraction := node.(*ast.FloatNode)
 	switch {
 	case dst.Kind() == reflect.Int && !whole:
 		return problem, suggestion // the library would round 1.5 down
+	case dst.Kind() == reflect.Float64 && !whole && !fraction:
+		return problem, suggestion // the library would read a quoted number
 	case dst.Kind() == reflect.String:
 		// As it is written: a key of digits is a text too, whatever YAML makes of it.
 		dst.SetString(text)

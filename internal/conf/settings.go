@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -47,8 +48,11 @@ func (c Config) settingsOf(list []Setting, key string, v reflect.Value) []Settin
 		return list
 	}
 	text := fmt.Sprint(v.Interface())
-	if d, ok := v.Interface().(time.Duration); ok {
-		text = shortDuration(d)
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		text = shortDuration(x)
+	case float64:
+		text = strconv.FormatFloat(x, 'f', -1, 64)
 	}
 	return append(list, Setting{Key: key, Value: text, Variable: variableOf(key), Origin: c.originOf(key).String()})
 }
