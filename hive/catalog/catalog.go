@@ -1,10 +1,9 @@
-// Package catalog knows the models on the disk of a machine: which there are,
-// where they lie, and how to get one that is not there yet. Rows live in
-// SQLite and survive everything; files live under models/ or, for a GGUF file
-// that is used in place, wherever the user keeps it.
+// Package catalog is the table of the models on the disk of a machine: which
+// there are, where they lie, and what is known of them. The rows live in SQLite
+// and survive everything.
 //
-// A row is a claim about a file, checked before it is served. The package
-// never deletes a model file, but for Remove. It knows nothing of workers.
+// A row is a claim about files that package store checks. The catalog touches
+// no model file and knows nothing of workers.
 package catalog
 
 import (
@@ -22,6 +21,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"rbee"
+	"rbee/internal/durable"
 	"rbee/internal/sqlite"
 )
 
@@ -32,6 +32,8 @@ type Catalog interface {
 	Model(ctx context.Context, ref rbee.ModelRef) (rbee.Model, error)
 	// Models lists all rows by provider and reference; never nil.
 	Models(ctx context.Context) ([]rbee.Model, error)
+	// ByPath lists the rows whose model lies at a path, by provider and reference.
+	ByPath(ctx context.Context, path string) ([]rbee.Model, error)
 	// Put makes the row of m, or replaces it; the use of a replaced row is kept.
 	Put(ctx context.Context, m rbee.Model) error
 	// Remove deletes a row; one that is not there is no error.
@@ -53,19 +55,20 @@ const lockWait = 10 * time.Second
 type Database struct {
 	db   *sql.DB
 	path string
+	list cache
 }
 
-// OpenDatabase opens or makes the database at path. It reports fresh when the
-// file lacks rows of an earlier life: it was made, or a damaged one was set
-// aside under a new name, which is logged. It does so until Open has put the
-// rows back, however many programs were killed on the way.
-func OpenDatabase(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
+// Open opens or makes the database at path. It reports fresh when the file lacks
+// the rows of an earlier life: it was made, or a damaged one was set aside under
+// a new name, which is logged. It does so until Filled, however many programs
+// were killed on the way.
+func Open(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
 	release, err := alone(ctx, path)
 	if err != nil {
 		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return openDatabase(ctx, path, log)
+	return openAlone(ctx, path, log)
 }
 
 // alone waits until no other process opens the database at path: two that find
@@ -84,8 +87,8 @@ func alone(ctx context.Context, path string) (release func() error, err error) {
 	return lock.Unlock, nil
 }
 
-// openDatabase is OpenDatabase for a caller that is alone.
-func openDatabase(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
+// openAlone is Open for a caller that nobody else can disturb.
+func openAlone(ctx context.Context, path string, log *slog.Logger) (d *Database, fresh bool, err error) {
 	migrations, err := fs.Sub(embedded, "migrations")
 	if err != nil {
 		return nil, false, err
@@ -139,11 +142,15 @@ func mark(path string) error {
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return sqlite.Explain("make "+markPath(path), err)
 	}
-	return syncDir(filepath.Dir(path))
+	return sqlite.Explain("make "+markPath(path), durable.SyncDir(filepath.Dir(path)))
 }
 
-func unmark(path string) error {
-	return sqlite.Explain("remove "+markPath(path), ignoreGone(os.Remove(markPath(path))))
+// Filled says that a fresh database has its rows.
+func (d *Database) Filled() error {
+	if err := os.Remove(markPath(d.path)); !errors.Is(err, fs.ErrNotExist) {
+		return sqlite.Explain("remove "+markPath(d.path), err)
+	}
+	return nil
 }
 
 // open also takes a database whose tables are not those of this program for damaged.
@@ -173,93 +180,3 @@ func probe(ctx context.Context, db *sql.DB, path string) error {
 
 // Close closes the database.
 func (d *Database) Close() error { return d.db.Close() }
-
-const columns = `reference, provider, local_path, size_bytes, downloaded_at, sha256, quantisation, architecture,
-	context_length, parameters, revision, etag, last_used, use_count`
-
-// Model implements Catalog.
-func (d *Database) Model(ctx context.Context, ref rbee.ModelRef) (rbee.Model, error) {
-	m, err := scan(d.db.QueryRowContext(ctx, "SELECT "+columns+" FROM models WHERE reference = ? AND provider = ?", ref.Reference, ref.Provider))
-	if errors.Is(err, sql.ErrNoRows) {
-		return rbee.Model{}, fmt.Errorf("cannot find %s: %w", ref, ErrNoRow)
-	}
-	return m, d.explain("read", err)
-}
-
-// Models implements Catalog.
-func (d *Database) Models(ctx context.Context) (models []rbee.Model, err error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT "+columns+" FROM models ORDER BY provider, reference")
-	if err != nil {
-		return nil, d.explain("read", err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	models = []rbee.Model{}
-	for rows.Next() {
-		m, err := scan(rows)
-		if err != nil {
-			return nil, d.explain("read", err)
-		}
-		models = append(models, m)
-	}
-	return models, d.explain("read", rows.Err())
-}
-
-// Put implements Catalog.
-func (d *Database) Put(ctx context.Context, m rbee.Model) error {
-	_, err := d.db.ExecContext(ctx, "INSERT INTO models ("+columns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (reference, provider) DO UPDATE SET
-			local_path = excluded.local_path, size_bytes = excluded.size_bytes, downloaded_at = excluded.downloaded_at,
-			sha256 = excluded.sha256, quantisation = excluded.quantisation, architecture = excluded.architecture,
-			context_length = excluded.context_length, parameters = excluded.parameters,
-			revision = excluded.revision, etag = excluded.etag`,
-		m.Reference, m.Provider, m.LocalPath, m.SizeBytes, timeText(m.DownloadedAt), m.SHA256, m.Quantisation, m.Architecture,
-		m.ContextLength, m.Parameters, m.Revision, m.ETag, timeText(m.LastUsed), m.UseCount)
-	return d.explain("write", err)
-}
-
-// Remove implements Catalog.
-func (d *Database) Remove(ctx context.Context, ref rbee.ModelRef) error {
-	_, err := d.db.ExecContext(ctx, "DELETE FROM models WHERE reference = ? AND provider = ?", ref.Reference, ref.Provider)
-	return d.explain("write", err)
-}
-
-// Touch implements Catalog.
-func (d *Database) Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) error {
-	_, err := d.db.ExecContext(ctx, "UPDATE models SET last_used = ?, use_count = use_count + 1 WHERE reference = ? AND provider = ?",
-		timeText(at), ref.Reference, ref.Provider)
-	return d.explain("write", err)
-}
-
-func (d *Database) explain(verb string, err error) error {
-	return sqlite.Explain(verb+" the model catalog "+filepath.Base(d.path), err)
-}
-
-func scan(row interface{ Scan(...any) error }) (rbee.Model, error) {
-	var m rbee.Model
-	var downloaded, used string
-	err := row.Scan(&m.Reference, &m.Provider, &m.LocalPath, &m.SizeBytes, &downloaded, &m.SHA256, &m.Quantisation, &m.Architecture,
-		&m.ContextLength, &m.Parameters, &m.Revision, &m.ETag, &used, &m.UseCount)
-	if err != nil {
-		return rbee.Model{}, err
-	}
-	if m.DownloadedAt, err = textTime(downloaded); err != nil {
-		return rbee.Model{}, err
-	}
-	m.LastUsed, err = textTime(used)
-	return m, err
-}
-
-// timeText is a time as the database holds it; the zero time is empty.
-func timeText(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format(time.RFC3339Nano)
-}
-
-func textTime(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	return time.Parse(time.RFC3339Nano, s)
-}

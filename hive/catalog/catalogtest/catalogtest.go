@@ -37,16 +37,27 @@ func (c *Memory) Model(_ context.Context, ref rbee.ModelRef) (rbee.Model, error)
 
 // Models implements catalog.Catalog.
 func (c *Memory) Models(context.Context) ([]rbee.Model, error) {
+	return c.list(func(rbee.Model) bool { return true }), nil
+}
+
+// ByPath implements catalog.Catalog.
+func (c *Memory) ByPath(_ context.Context, path string) ([]rbee.Model, error) {
+	return c.list(func(m rbee.Model) bool { return m.LocalPath == path }), nil
+}
+
+func (c *Memory) list(has func(rbee.Model) bool) []rbee.Model {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	models := make([]rbee.Model, 0, len(c.rows))
 	for _, m := range c.rows {
-		models = append(models, m)
+		if has(m) {
+			models = append(models, m)
+		}
 	}
 	slices.SortFunc(models, func(a, b rbee.Model) int {
 		return cmp.Or(cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Reference, b.Reference))
 	})
-	return models, nil
+	return models
 }
 
 // Put implements catalog.Catalog.
@@ -89,6 +100,8 @@ func Full() rbee.Model {
 		Reference: "/models/a b.gguf", Provider: rbee.ProviderFile, LocalPath: "/models/a b.gguf", SizeBytes: 1 << 40,
 		DownloadedAt: at, SHA256: "ab12", Quantisation: "Q4_K_M", Architecture: "llama", ContextLength: 8192,
 		Parameters: 7_000_000_000, Revision: "main", ETag: `"e"`, LastUsed: at.Add(time.Hour), UseCount: 3,
+		Name: "A B", FileName: "q/a b-00001-of-00002.gguf",
+		Parts: []rbee.ModelFile{{Path: "/models/a b.gguf", SizeBytes: 1, SHA256: "ef"}, {Path: "/models/a c.gguf", SizeBytes: 1<<40 - 1}},
 	}
 }
 
@@ -124,12 +137,49 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalog) {
 		must(t, c.Put(t.Context(), m))
 		again := m
 		again.SizeBytes, again.SHA256, again.UseCount, again.LastUsed = 9, "cd34", 0, time.Time{}
+		again.Name, again.FileName, again.Parts = "C", "c.gguf", nil
 		must(t, c.Put(t.Context(), again))
 		again.UseCount, again.LastUsed = m.UseCount, m.LastUsed
 		got, err := c.Model(t.Context(), m.Ref())
 		must(t, err)
 		if d := gocmp.Diff(again, got); d != "" {
 			t.Error(d)
+		}
+	})
+	t.Run("the rows of one path are found", func(t *testing.T) {
+		c, a, b, other := open(t), Full(), Full(), Full()
+		b.Provider, other.Reference, other.LocalPath = rbee.ProviderHF, "/other.gguf", "/other.gguf"
+		for _, m := range []rbee.Model{b, a, other} {
+			must(t, c.Put(t.Context(), m))
+		}
+		got, err := c.ByPath(t.Context(), a.LocalPath)
+		must(t, err)
+		if d := gocmp.Diff([]rbee.Model{a, b}, got); d != "" {
+			t.Error(d)
+		}
+		if got, err := c.ByPath(t.Context(), "/none"); err != nil || len(got) != 0 {
+			t.Errorf("of a path without rows: %v, %v", got, err)
+		}
+	})
+	t.Run("each list is of the moment and the caller's own", func(t *testing.T) {
+		c, m := open(t), Full()
+		list := func() []rbee.Model {
+			got, err := c.Models(t.Context())
+			must(t, err)
+			return got
+		}
+		must(t, c.Put(t.Context(), m))
+		list()[0].Name = "scribble"
+		if got := list(); got[0].Name != m.Name {
+			t.Errorf("a caller changed the list of another: %q", got[0].Name)
+		}
+		must(t, c.Touch(t.Context(), m.Ref(), m.LastUsed))
+		if got := list(); got[0].UseCount != m.UseCount+1 {
+			t.Errorf("after a use the list says %d", got[0].UseCount)
+		}
+		must(t, c.Remove(t.Context(), m.Ref()))
+		if got := list(); len(got) != 0 {
+			t.Errorf("after the removal: %v", got)
 		}
 	})
 	t.Run("touch counts a use", func(t *testing.T) {
