@@ -203,7 +203,8 @@ func TestNoGETChangesState(t *testing.T) {
 	// Handlers that were read and found to change nothing.
 	readers := []string{
 		"health", "metrics", "metrics.handler",
-		"listDevices", "listWorkers", "showWorker", "workerLogs", "workerMetrics", "listModels", "streamEvents", // hive
+		"listDevices", "listWorkers", "showWorker", "workerLogs", "workerMetrics", "streamEvents", // hive
+		"listModels", "showModel", "listVariants", "searchModels", "showUsage", "followDownload",
 		"readiness", "loading", // worker
 	}
 	for role, rows := range routeTables(t) {

@@ -6,7 +6,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"rbee"
 )
@@ -56,28 +55,6 @@ func (c *Client) WorkerLogs(ctx context.Context, id rbee.WorkerID, follow bool) 
 		return nil, err
 	}
 	return resp.Body, nil
-}
-
-// Models lists the catalog of a hive.
-func (c *Client) Models(ctx context.Context) ([]rbee.Model, error) {
-	l, err := call[rbee.ModelList](ctx, c, http.MethodGet, "/v1/models", nil)
-	return l.Models, err
-}
-
-// ImportModel takes a GGUF file of the hive's machine into its store.
-func (c *Client) ImportModel(ctx context.Context, req rbee.ImportRequest) (rbee.Model, error) {
-	return call[rbee.Model](ctx, c, http.MethodPost, "/v1/models/import", req)
-}
-
-// RemoveModel takes a model out of the catalog and its file out of the store;
-// a model that is not there is no error.
-func (c *Client) RemoveModel(ctx context.Context, ref string) error {
-	elements := strings.Split(ref, "/")
-	for i, e := range elements {
-		elements[i] = url.PathEscape(e)
-	}
-	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/models/"+strings.Join(elements, "/"), nil)
-	return err
 }
 
 // Events yields a snapshot of a hive, then its changes, until the hive ends or

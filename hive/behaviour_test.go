@@ -308,12 +308,11 @@ func TestBehaviourWhatCannotRunIsRefusedBeforeAProcessExists(t *testing.T) {
 		ref, says string
 		code      rbee.Code
 	}{
-		"missing file":   {"file:" + filepath.Join(dir, "none.gguf"), "none.gguf", rbee.CodeModelNotFound},
-		"no GGUF":        {file("text.gguf", []byte("not a model at all, but text")), "text.gguf", rbee.CodeInvalidRequest},
-		"cut short":      {file("cut.gguf", bee[:len(bee)/2]), "cut short", rbee.CodeInvalidRequest},
-		"no such model":  {"builtin:wasp", "wasp", rbee.CodeModelNotFound},
-		"not downloaded": {"hf:a/b", "hf:a/b", rbee.CodeModelNotFound},
-		"no reference":   {"what is this?", "model reference", rbee.CodeInvalidRequest},
+		"missing file":  {"file:" + filepath.Join(dir, "none.gguf"), "none.gguf", rbee.CodeModelNotFound},
+		"no GGUF":       {file("text.gguf", []byte("not a model at all, but text")), "text.gguf", rbee.CodeInvalidRequest},
+		"cut short":     {file("cut.gguf", bee[:len(bee)/2]), "cut short", rbee.CodeInvalidRequest},
+		"no such model": {"builtin:wasp", "wasp", rbee.CodeModelNotFound},
+		"no reference":  {"what is this?", "model reference", rbee.CodeInvalidRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := r.Spawn(t.Context(), rbee.SpawnRequest{ModelRef: c.ref})

@@ -3,7 +3,7 @@
 // which all of that, and each worker's API, is reached.
 //
 // routes.go is its API as a table; http_*.go answers it; pool owns the
-// workers, catalog the models. The hive serves with or without a queen and
+// workers, store the models. The hive serves with or without a queen and
 // knows no other hive.
 package hive
 
@@ -21,8 +21,9 @@ import (
 
 	"rbee"
 	"rbee/client"
-	"rbee/hive/catalog"
 	"rbee/hive/pool"
+	"rbee/hive/provision"
+	"rbee/hive/store"
 	"rbee/internal/conf"
 	"rbee/internal/engines"
 	"rbee/internal/httpapi"
@@ -55,10 +56,13 @@ type Hive struct {
 	relay   *relay
 	metrics *metrics
 
+	provider *provision.Provider
+	claims   claims
+
 	// from Run on
 	base     atomic.Pointer[string] // URL under which this hive is reached
 	callback string                 // URL under which workers of this machine reach it
-	store    *catalog.Store
+	store    *store.Store
 	spawner  *supervise.Spawner
 	shutdown context.CancelCauseFunc
 }
@@ -94,6 +98,9 @@ func New(cfg Config) (*Hive, error) {
 		Ended:     h.metrics.workerEnded,
 		Log:       h.log,
 	})
+	if h.provider, err = h.newProvider(); err != nil {
+		return nil, err
+	}
 	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), Routes: h.routes(), Log: h.log})
 	return h, nil
 }
@@ -128,12 +135,12 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 		return errors.Join(err, ln.Close())
 	}
 	h.spawner = supervise.NewSpawner(ledger, h.log)
-	store, db, err := catalog.Open(ctx, settings.Home.ModelsDB(), h.catalogConfig())
+	models, db, err := store.Open(ctx, settings.Home.ModelsDB(), h.storeConfig())
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	h.store = store
+	h.store = models
 	return h.serve(ctx, ln, presence)
 }
 

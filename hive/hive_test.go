@@ -303,8 +303,7 @@ func TestModelsAreImportedListedAndRemoved(t *testing.T) {
 	must(t, err)
 	path := filepath.Join(t.TempDir(), "my bee.gguf")
 	must(t, os.WriteFile(path, bee, 0o600))
-	m, err := r.ImportModel(t.Context(), rbee.ImportRequest{Path: path})
-	must(t, err)
+	m := r.imported(rbee.ImportRequest{Path: path})
 	if m.Ref().String() != "file:"+path || m.Architecture != "llama" || m.ContextLength != 1024 || m.SizeBytes != int64(len(bee)) {
 		t.Errorf("imported: %+v", m)
 	}

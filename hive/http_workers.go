@@ -26,7 +26,7 @@ func (h *Hive) listDevices(ctx context.Context, _ *struct{}) (*reply[rbee.Device
 }
 
 func (h *Hive) spawnWorker(ctx context.Context, in *struct{ Body rbee.SpawnRequest }) (*reply[rbee.SpawnReply], error) {
-	w, err := h.spawn(ctx, in.Body)
+	w, download, err := h.spawn(ctx, in.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (h *Hive) spawnWorker(ctx context.Context, in *struct{ Body rbee.SpawnReque
 		h.pool.Order(w.ID, false)
 		return nil, context.Cause(ctx)
 	}
-	return &reply[rbee.SpawnReply]{rbee.SpawnReply{WorkerID: w.ID, URL: w.URL, State: rbee.WorkerLoading}}, nil
+	return &reply[rbee.SpawnReply]{rbee.SpawnReply{WorkerID: w.ID, URL: w.URL, State: rbee.WorkerLoading, DownloadID: download}}, nil
 }
 
 func (h *Hive) workerReady(ctx context.Context, in *struct{ Body rbee.ReadyRequest }) (*reply[rbee.Message], error) {
@@ -84,6 +84,10 @@ func (h *Hive) workerLogs(ctx context.Context, in *logsIn, w http.ResponseWriter
 	p, err := h.pool.Process(in.ID)
 	if err != nil {
 		return err
+	}
+	if w, err := h.pool.Worker(in.ID); p == nil && err == nil && !w.External {
+		return rbee.Errorf(rbee.CodeWorkerNotReady, "worker %s has not been started yet: its model is being fetched", in.ID).
+			Suggest("follow the download, or ask again later")
 	}
 	if p == nil {
 		return rbee.Errorf(rbee.CodeInvalidRequest, "worker %s was not started by this hive, which does not have its output", in.ID).
@@ -139,7 +143,7 @@ func (h *Hive) streamEvents(ctx context.Context, _ *struct{}, w http.ResponseWri
 	defer release()
 	workers, changes := h.pool.Feed().Subscribe(ctx)
 	out := sse.NewWriter(w)
-	if err := out.JSON(rbee.Event{Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers}); err != nil {
+	if err := out.JSON(rbee.Event{Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers, Downloads: h.store.Downloads()}); err != nil {
 		return gone(ctx, err)
 	}
 	for e, err := range changes {

@@ -185,6 +185,21 @@ func (r *running) ready(change ...func(*rbee.SpawnRequest)) (rbee.WorkerID, *cli
 	return reply.WorkerID, r.At(reply.URL)
 }
 
+// imported takes one file into the store.
+func (r *running) imported(req rbee.ImportRequest) (m rbee.Model) {
+	r.t.Helper()
+	for step, err := range r.ImportModels(r.t.Context(), req) {
+		must(r.t, err)
+		if step.Error != nil {
+			r.t.Fatal(step.Error)
+		}
+		if step.Stage == rbee.StoreImported {
+			m = *step.Model
+		}
+	}
+	return m
+}
+
 // wait waits for a state of a worker.
 func (r *running) wait(id rbee.WorkerID, state rbee.WorkerState) rbee.Worker {
 	r.t.Helper()

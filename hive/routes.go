@@ -9,7 +9,9 @@ import (
 )
 
 // routes is the API of a hive.
-func (h *Hive) routes() []httpapi.Route {
+func (h *Hive) routes() []httpapi.Route { return append(h.workerRoutes(), h.modelRoutes()...) }
+
+func (h *Hive) workerRoutes() []httpapi.Route {
 	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
 	return []httpapi.Route{
 		{
@@ -57,18 +59,6 @@ func (h *Hive) routes() []httpapi.Route {
 			Summary: "The worker's own API, relayed without buffering.", Handler: httpapi.RawFunc(h.relay.serve),
 		},
 		{
-			Method: get, Path: "/v1/models",
-			Summary: "Lists the models on this machine that can be served as they are.", Handler: httpapi.JSON(h.listModels),
-		},
-		{
-			Method: post, Path: "/v1/models/import",
-			Summary: "Takes a GGUF file of this machine into the store, by a hard link where possible.", Handler: httpapi.JSON(h.importModel),
-		},
-		{
-			Method: del, Path: "/v1/models/{ref...}",
-			Summary: "Takes a model out of the catalog, and its file out of the store. A model in use is CONFLICT.", Handler: httpapi.RawFunc(h.removeModel),
-		},
-		{
 			Method: get, Path: "/v1/events",
 			Summary: "A snapshot of the workers, then each change.", Handler: httpapi.Stream[struct{}, rbee.Event](sse.ContentType, h.streamEvents),
 		},
@@ -79,6 +69,67 @@ func (h *Hive) routes() []httpapi.Route {
 		{
 			Method: get, Path: "/metrics",
 			Summary: "The figures of the hive in the text format of Prometheus.", Handler: httpapi.Raw(h.metrics.handler()),
+		},
+	}
+}
+
+func (h *Hive) modelRoutes() []httpapi.Route {
+	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
+	return []httpapi.Route{
+		{
+			Method: get, Path: "/v1/models",
+			Summary: "Lists the models on this machine that can be served as they are.", Handler: httpapi.JSON(h.listModels),
+		},
+		{
+			Method: get, Path: "/v1/models/{ref...}",
+			Summary: "Tells of one model on this machine, and of the memory that it takes.", Handler: httpapi.RawFunc(h.showModel),
+		},
+		{
+			Method: get, Path: "/v1/models/variants",
+			Summary: "Lists what a repository of the hub offers, best first, and what of it fits here.", Handler: httpapi.JSON(h.listVariants),
+		},
+		{
+			Method: get, Path: "/v1/models/search",
+			Summary: "Finds repositories with GGUF files on the hub.", Handler: httpapi.JSON(h.searchModels),
+		},
+		{
+			Method: get, Path: "/v1/models/usage",
+			Summary: "Says what the models take on the disk, and which files no model needs.", Handler: httpapi.JSON(h.showUsage),
+		},
+		{
+			Method: post, Path: "/v1/models/download", Status: http.StatusAccepted,
+			Summary: "Brings a model to this machine. It answers when it is known where the file is going to be.", Handler: httpapi.JSON(h.startDownload),
+		},
+		{
+			Method: get, Path: "/v1/models/download/progress",
+			Summary: "The present state of a download, then each change.", Handler: httpapi.Stream[downloadIn, rbee.DownloadProgress](sse.ContentType, h.followDownload),
+		},
+		{
+			Method: del, Path: "/v1/models/download/{id}", Status: http.StatusNoContent,
+			Summary: "Takes a wish for a download back. When nobody else wants it, it ends, and what has arrived is kept.", Handler: httpapi.JSON(h.cancelDownload),
+		},
+		{
+			Method: post, Path: "/v1/models/verify",
+			Summary: "Reads model files and compares their digests. A damaged one is set aside.",
+			Handler: httpapi.Stream[struct{ Body rbee.VerifyRequest }, rbee.StoreProgress](sse.ContentType, h.verifyModels),
+		},
+		{
+			Method: post, Path: "/v1/models/import",
+			Summary: "Takes GGUF files of this machine into the store, by links: one file, or what another program keeps.",
+			Handler: httpapi.Stream[struct{ Body rbee.ImportRequest }, rbee.StoreProgress](sse.ContentType, h.importModels),
+		},
+		{
+			Method: post, Path: "/v1/models/export",
+			Summary: "Gives a model a name outside the store.",
+			Handler: httpapi.Stream[struct{ Body rbee.ExportRequest }, rbee.StoreProgress](sse.ContentType, h.exportModel),
+		},
+		{
+			Method: post, Path: "/v1/models/gc",
+			Summary: "Removes the files that no model needs, and the models that the quota has no room for.", Handler: httpapi.JSON(h.collectModels),
+		},
+		{
+			Method: del, Path: "/v1/models/{ref...}",
+			Summary: "Takes a model out of the catalog, and its file out of the store. A model in use is CONFLICT.", Handler: httpapi.RawFunc(h.removeModel),
 		},
 	}
 }

@@ -2,74 +2,119 @@ package hive
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"slices"
 	"time"
 
 	"rbee"
-	"rbee/hive/catalog"
 	"rbee/hive/pool"
 	"rbee/internal/conf"
 	"rbee/internal/engines"
 	"rbee/internal/gguf"
-	"rbee/models"
 )
 
-// spawn starts a worker for a model: the catalog says where the file is, its
-// header whether it is one and what it needs, the machine whether that is
-// there. Only then is there a process.
-func (h *Hive) spawn(ctx context.Context, req rbee.SpawnRequest) (rbee.Worker, error) {
+// spawn starts a worker for a model: the store says where its file is, its
+// header whether it is one and what it needs, the machine whether that is there.
+// Only then is there a process. A model that a hub has to send first has a
+// worker at once, which starts when the model is here; its download is named.
+func (h *Hive) spawn(ctx context.Context, req rbee.SpawnRequest) (rbee.Worker, rbee.DownloadID, error) {
 	ref, err := h.cfg.Settings.Resolve(req.ModelRef)
 	if err != nil {
-		return rbee.Worker{}, err
+		return rbee.Worker{}, "", err
 	}
-	keepAlive := h.cfg.Settings.Worker.KeepAlive
+	o := order{SpawnRequest: req, ref: ref, keepAlive: h.cfg.Settings.Worker.KeepAlive}
 	if req.KeepAlive != "" {
-		if keepAlive, err = conf.ParseKeepAlive(req.KeepAlive); err != nil {
-			return rbee.Worker{}, rbee.InvalidRequest(rbee.Fault{Field: "body.keep_alive", Problem: err.Error()})
+		if o.keepAlive, err = conf.ParseKeepAlive(req.KeepAlive); err != nil {
+			return rbee.Worker{}, "", rbee.InvalidRequest(rbee.Fault{Field: "body.keep_alive", Problem: err.Error()})
+		}
+	}
+	release := h.claims.add(ref) // until the pool has the worker, nobody must take the files for unused
+	defer release()
+	if ref.Provider == rbee.ProviderHF {
+		_, there, err := h.store.OnDisk(ctx, ref)
+		if err != nil {
+			return rbee.Worker{}, "", err
+		}
+		if !there {
+			return h.spawnLater(o)
 		}
 	}
 	model, err := h.store.Resolve(ctx, ref)
 	if err != nil {
-		return rbee.Worker{}, err
+		return rbee.Worker{}, "", err
 	}
+	plan, err := h.plan(ctx, o, model)
+	if err != nil {
+		return rbee.Worker{}, "", err
+	}
+	worker, err := h.pool.Start(plan)
+	if err == nil {
+		h.used(ctx, ref)
+	}
+	return worker, "", err
+}
+
+// spawnLater starts a worker when its model has been downloaded.
+func (h *Hive) spawnLater(o order) (rbee.Worker, rbee.DownloadID, error) {
+	wish := h.store.Want(o.ref, 0)
+	worker, err := h.pool.StartLater(o.ref, func(ctx context.Context) (pool.Plan, error) {
+		defer wish.Release()
+		model, err := wish.Wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h.used(ctx, o.ref)
+		return h.plan(ctx, o, model)
+	})
+	if err != nil {
+		wish.Release()
+	}
+	return worker, wish.ID, err
+}
+
+// order is a spawn request as it was understood.
+type order struct {
+	rbee.SpawnRequest
+	ref       rbee.ModelRef
+	keepAlive conf.KeepAlive
+}
+
+// plan is how a worker for a model on disk is to be started.
+func (h *Hive) plan(ctx context.Context, o order, model rbee.Model) (pool.Plan, error) {
 	file, err := gguf.Read(model.LocalPath)
 	if err != nil {
-		return rbee.Worker{}, err
+		return nil, err
 	}
-	w := wish{ref: ref, slots: h.cfg.Settings.Worker.Slots}
-	if req.Slots > 0 {
-		w.slots = req.Slots
+	w := wish{ref: o.ref, slots: h.cfg.Settings.Worker.Slots}
+	if o.Slots > 0 {
+		w.slots = o.Slots
 	}
-	if w.context, err = contextFor(req.Context, h.cfg.Settings.Worker.Context, file.ContextLength); err != nil {
-		return rbee.Worker{}, err
+	if w.context, err = contextFor(o.Context, h.cfg.Settings.Worker.Context, file.ContextLength); err != nil {
+		return nil, err
 	}
-	where, err := h.place(ctx, req.Backend, req.Device)
+	where, err := h.place(ctx, o.Backend, o.Device)
 	if err != nil {
-		return rbee.Worker{}, err
+		return nil, err
 	}
 	spec := pool.Spec{
-		Ref: ref, Path: model.LocalPath, Backend: where.backend, Device: where.device,
+		Ref: o.ref, Path: model.LocalPath, Backend: where.backend, Device: where.device,
 		Slots: w.slots, Context: w.context, Queue: h.cfg.Settings.Worker.Queue,
 	}
-	if req.Queue != nil {
-		spec.Queue = *req.Queue
+	if o.Queue != nil {
+		spec.Queue = *o.Queue
 	}
-	idle, mortal := keepAlive.Duration()
+	idle, mortal := o.keepAlive.Duration()
 	spec.KeepAlive = pool.KeepAlive{Idle: max(idle, 0), Forever: !mortal}
-	worker, err := h.pool.Start(func(live []rbee.Worker) (pool.Spec, error) {
+	return func(live []rbee.Worker) (pool.Spec, error) {
 		kv, need, err := fit(w, where, file, live)
 		spec.KVTokens, spec.MemoryBytes = kv, need
 		return spec, err
-	})
-	if err != nil {
-		return rbee.Worker{}, err
-	}
+	}, nil
+}
+
+func (h *Hive) used(ctx context.Context, ref rbee.ModelRef) {
 	if err := h.store.Used(ctx, ref, time.Now()); err != nil {
 		h.log.WarnContext(ctx, "cannot count the use of a model", "model", ref.String(), "err", err)
 	}
-	return worker, nil
 }
 
 // place chooses the device of a worker: the one that is asked for, or the first
@@ -112,6 +157,25 @@ func (h *Hive) place(ctx context.Context, backend rbee.Backend, device rbee.Devi
 		Suggest("see the devices with 'rbee doctor'")
 }
 
+// roomiest is where a worker would run that asks for nothing. It installs nothing.
+func (h *Hive) roomiest(ctx context.Context) place {
+	p := place{backend: h.fastest(ctx), limit: int64(h.cfg.Settings.Hive.MemoryLimitMB) * megabyte}
+	cpu := cpuDevice()
+	p.device, p.free = cpu.ID, cpu.MemoryFree
+	if p.backend != rbee.BackendCPU {
+		for _, d := range h.devices.list(ctx).Devices {
+			if d.Kind == p.backend {
+				p.device, p.free = d.ID, d.MemoryFree
+				break
+			}
+		}
+	}
+	if p.limit > 0 {
+		p.free = min(p.free, p.limit)
+	}
+	return p
+}
+
 // fastest is the backend to use unasked. The engine is only asked for devices
 // where the files say that there may be a faster one than the CPU.
 func (h *Hive) fastest(ctx context.Context) rbee.Backend {
@@ -145,37 +209,4 @@ func (h *Hive) ensureEngine(ctx context.Context) error {
 		h.log.InfoContext(ctx, "the engine is installed", "dir", report.LibDir)
 	}
 	return engines.CheckFFI()
-}
-
-// catalogConfig is how this hive keeps its models.
-func (h *Hive) catalogConfig() catalog.Config {
-	dir := h.cfg.Settings.Home.ModelsDir()
-	return catalog.Config{
-		Dir: dir,
-		Providers: []catalog.Provider{
-			catalog.NewBuiltins(dir, inspect, catalog.Builtin{Name: models.BeeTinyName, Bytes: models.BeeTiny(), SHA256: models.BeeTinySHA256}),
-			catalog.NewFiles(inspect),
-		},
-		Inspect: inspect,
-		Changed: func(kind rbee.EventKind, m rbee.Model) {
-			h.pool.Feed().Publish(rbee.Event{Kind: kind, Time: time.Now(), Model: &m})
-		},
-		Log: h.log,
-	}
-}
-
-// inspect makes the row of a model out of its header.
-func inspect(path string) (rbee.Model, error) {
-	f, err := gguf.Read(path)
-	if err != nil {
-		return rbee.Model{}, err
-	}
-	info, err := os.Stat(path) // of a split model the first part stands for all
-	if err != nil {
-		return rbee.Model{}, fmt.Errorf("cannot read %s: %w", path, err)
-	}
-	return rbee.Model{
-		SizeBytes: info.Size(), Architecture: f.Architecture, Quantisation: f.Quantisation,
-		ContextLength: f.ContextLength, Parameters: f.Parameters,
-	}, nil
 }

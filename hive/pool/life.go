@@ -69,6 +69,7 @@ type life struct {
 	progress rbee.LoadProgress
 	misses   int
 
+	preparing bool // its model is being prepared, and there is no process yet
 	following bool // somebody listens to what it says of its loading
 	silent    bool // the process is gone, and its last words are waited for
 
@@ -91,6 +92,9 @@ func (l *life) run() {
 	defer l.errands.Wait()
 	defer l.cancel()
 	l.idle, l.stall, l.health = time.NewTimer(never), time.NewTimer(l.pool.cfg.LoadStall), time.NewTimer(never)
+	if l.preparing {
+		l.stall.Stop()
+	}
 	defer l.idle.Stop()
 	defer l.stall.Stop()
 	defer l.health.Stop()
@@ -160,6 +164,8 @@ func (l *life) calledBack(url string, local bool) error {
 	var err error
 	alive := l.ask(func() {
 		switch {
+		case l.preparing:
+			err = rbee.Errorf(rbee.CodeConflict, "worker %s has not been started yet and cannot call back", l.id)
 		case l.proc != nil && !local:
 			err = rbee.Errorf(rbee.CodeInvalidRequest, "worker %s was started on this machine and cannot answer on another", l.id)
 		case l.url == url: // it did not hear our answer, or greets again

@@ -88,42 +88,59 @@ func (p *Pool) all() []*life {
 	return lives
 }
 
-// Start starts a worker. The decision what to start, or that it does not fit,
-// is made by plan, which sees the live workers while no other start is decided.
-// It returns when the process runs; how the worker fares, its state tells.
-func (p *Pool) Start(plan func(live []rbee.Worker) (Spec, error)) (rbee.Worker, error) {
+// Plan decides what to start, or that it does not fit. It sees the live workers
+// while no other start is decided.
+type Plan func(live []rbee.Worker) (Spec, error)
+
+// Start starts a worker. It returns when the process runs; how the worker fares,
+// its state tells.
+func (p *Pool) Start(plan Plan) (rbee.Worker, error) {
 	p.admission.Lock()
 	defer p.admission.Unlock()
 	spec, err := plan(p.reg.List())
 	if err != nil {
 		return rbee.Worker{}, err
 	}
-	id := rbee.WorkerID("w-" + strings.ToLower(rand.Text()[:10]))
-	key := rand.Text()
-	now := time.Now()
-	l := newLife(p, spec, key, rbee.Worker{
-		ID: id, URL: p.cfg.URL(id), ModelRef: spec.Ref, Backend: spec.Backend, Device: spec.Device,
-		State: rbee.WorkerStarting, LastActivity: now, StartedAt: now,
-		SlotsTotal: spec.Slots, MemoryBytes: spec.MemoryBytes, ContextTokens: spec.Context,
-	})
+	l := p.newWorker(spec.Ref)
+	l.takeSpec(spec)
 	// The life is in the set before the process runs: its callback may come at once.
 	if _, err := p.enter(l); err != nil { // the id is new
 		return rbee.Worker{}, err
 	}
-	proc, err := p.cfg.Launch(id, key, spec)
-	if err != nil {
+	if err := l.launch(); err != nil {
 		p.forget(l)
 		return rbee.Worker{}, err
 	}
-	p.mu.Lock()
-	l.proc, l.exit = proc, proc.Done()
-	p.mu.Unlock()
-	l.w.PID = proc.PID()
 	p.publish(l)
 	w := l.w // a snapshot of before the life begins
 	p.begin(l)
-	p.cfg.Log.Info("worker started", "worker", id, "model", spec.Ref.String(), "device", spec.Device, "pid", w.PID)
 	return w, nil
+}
+
+// StartLater starts a worker whose model is still to be prepared: it is starting
+// at once, and stays so until prepare has returned the plan and the plan is
+// carried out. A failure of either is the worker's. When the worker ends before,
+// the context of prepare does.
+func (p *Pool) StartLater(ref rbee.ModelRef, prepare func(context.Context) (Plan, error)) (rbee.Worker, error) {
+	l := p.newWorker(ref)
+	l.preparing = true
+	if _, err := p.enter(l); err != nil { // the id is new
+		return rbee.Worker{}, err
+	}
+	p.publish(l)
+	w := l.w
+	l.errand(func(ctx context.Context) { l.prepare(ctx, prepare) })
+	p.begin(l)
+	return w, nil
+}
+
+// newWorker is a life under a new id.
+func (p *Pool) newWorker(ref rbee.ModelRef) *life {
+	id := rbee.WorkerID("w-" + strings.ToLower(rand.Text()[:10]))
+	now := time.Now()
+	return newLife(p, Spec{Ref: ref}, rand.Text(), rbee.Worker{
+		ID: id, URL: p.cfg.URL(id), ModelRef: ref, State: rbee.WorkerStarting, LastActivity: now, StartedAt: now,
+	})
 }
 
 // enter takes a life into the set and returns it, or the one that has its id
