@@ -44,11 +44,11 @@ func (a *app) engineListCommand() *cobra.Command {
 			a.out.line("llama.cpp %s in %s", engines.Version, store.LibDir())
 			rows := [][]string{{"BACKEND", "INSTALLED", "USABLE", "SIZE", "SOURCE", "REASON"}}
 			for _, e := range list {
-				size := "-"
+				onDisk := "-"
 				if e.SizeBytes > 0 {
-					size = megabytes(e.SizeBytes)
+					onDisk = size(e.SizeBytes)
 				}
-				rows = append(rows, []string{string(e.Backend), yesNo(e.Installed), yesNo(e.Available), size, orDash(e.Source), orDash(e.Reason)})
+				rows = append(rows, []string{string(e.Backend), yesNo(e.Installed), yesNo(e.Available), onDisk, orDash(e.Source), orDash(e.Reason)})
 			}
 			a.out.table(rows)
 			return nil

@@ -87,6 +87,8 @@ func adviceOn(code rbee.Code) string {
 		return "free some disk space, or set RBEE_HOME to a directory on a larger disk"
 	case rbee.CodeModelNotFound:
 		return "see 'rbee models list', or name a file such as ./model.gguf"
+	case rbee.CodeDownloadFailed, rbee.CodeChecksumMismatch:
+		return "run the command again; a download goes on from where it was"
 	case rbee.CodeWorkerNotFound:
 		return "see 'rbee workers list'"
 	case rbee.CodeBackendUnavailable:

@@ -55,7 +55,9 @@ rbee-partial-ID.txt in the current directory, or in the temporary directory.
 
 With --json each line of standard output is an object with the field "event":
   phase     phase (1 to 8), text
-  progress  phase, label, done, total, unit
+  progress  phase, label, done, total, unit; for a download also speed_mbps
+            (10^6 bytes per second), eta_seconds, connections
+  note      phase, text: a download was resumed, or tried again
   token     token, index
   done      request_id, worker_id, model, total_tokens, duration_ms,
             tokens_per_second, stop_reason, prompt_tokens, cached_tokens
@@ -92,7 +94,7 @@ The last line is a done or an error.`,
 }
 
 func modelFlag(flags *pflag.FlagSet, model *string) {
-	flags.StringVar(model, "model", "", "model: builtin:bee-tiny, a GGUF file, an alias, or an imported model of the catalog")
+	flags.StringVar(model, "model", "", "model: builtin:bee-tiny, a GGUF file, an alias, a model of the catalog, or hf:ORG/REPO[:QUANT], which is downloaded if need be")
 }
 
 func placementFlags(flags *pflag.FlagSet, backend, device *string, slots, context *int) {

@@ -24,8 +24,13 @@ import (
 func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	t.Setenv("RBEE_HOME", t.TempDir())
+	return runHere(t.Context(), args...)
+}
+
+// runHere is run with the state directory that is set.
+func runHere(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, errOut bytes.Buffer
-	code = Main(t.Context(), args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
+	code = Main(ctx, args, Streams{In: strings.NewReader(""), Out: &out, Err: &errOut})
 	return code, out.String(), errOut.String()
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rbee"
+	"rbee/client"
 	"rbee/internal/conf"
 	"rbee/internal/engines"
 )
@@ -27,7 +28,7 @@ func (r *inference) start(ctx context.Context) error {
 	if r.model, err = modelRef(r.cfg, r.flags.model, r.colony.local); err != nil {
 		return err
 	}
-	if err := r.tellModel(ctx); err != nil {
+	if err := r.bringModel(ctx); err != nil {
 		return err
 	}
 	r.out.phase(4, "Memory and backend")
@@ -49,7 +50,7 @@ func (r *inference) start(ctx context.Context) error {
 		return err
 	}
 	if w.MemoryBytes > 0 {
-		r.out.done(4, "Memory: %s needed, free on %s", megabytes(w.MemoryBytes), w.Device)
+		r.out.done(4, "Memory: %s needed, free on %s", size(w.MemoryBytes), w.Device)
 	}
 	r.out.done(4, "Backend: %s, device %s", w.Backend, w.Device)
 	r.out.phase(5, "Worker start")
@@ -86,8 +87,8 @@ func (r *inference) reuse(ctx context.Context) error {
 	return r.load(ctx, r.colony, r.worker, 7)
 }
 
-// tellModel is phase 3: where the model's bytes come from.
-func (r *inference) tellModel(ctx context.Context) error {
+// bringModel is phase 3: the model's bytes are on the hive's disk, or get there.
+func (r *inference) bringModel(ctx context.Context) error {
 	r.out.phase(3, "Model %s", r.model)
 	catalog, err := r.colony.client.Models(ctx)
 	if err != nil {
@@ -95,17 +96,26 @@ func (r *inference) tellModel(ctx context.Context) error {
 	}
 	for _, m := range catalog {
 		if m.Ref() == r.model {
-			r.out.done(3, "Model in catalog, download skipped (%s)", megabytes(m.SizeBytes))
+			r.out.done(3, "Model in catalog, download skipped (%s)", size(m.SizeBytes))
 			return nil
 		}
 	}
 	switch r.model.Provider {
 	case rbee.ProviderBuiltin:
 		r.out.done(3, "builtin model, nothing to download")
+		return nil
 	case rbee.ProviderFile:
 		r.out.done(3, "File on the hive's machine, nothing to download")
+		return nil
+	}
+	p, err := r.download(ctx, r.colony, rbee.DownloadRequest{ModelRef: r.model.String()}, 3)
+	switch {
+	case err != nil:
+		return err
+	case p.Stage == rbee.DownloadCached: // under another reference
+		r.out.done(3, "Model in catalog, download skipped%s", sizeOf(p))
 	default:
-		r.out.done(3, "Model not in catalog")
+		r.out.done(3, "Model downloaded%s", sizeOf(p))
 	}
 	return nil
 }
@@ -250,6 +260,14 @@ func (c *colony) lost(ctx context.Context, err error) error {
 		return err
 	}
 	return c.died("while it worked for us", err)
+}
+
+// lostIfCut is lost for an error that may come from the hive itself.
+func (c *colony) lostIfCut(ctx context.Context, err error) error {
+	if client.IsCut(err) {
+		return c.lost(ctx, err)
+	}
+	return err
 }
 
 // alive asks the hive once more.

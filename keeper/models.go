@@ -3,7 +3,6 @@ package keeper
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -14,17 +13,36 @@ import (
 )
 
 func (a *app) modelsCommand() *cobra.Command {
-	g := group("models", "List, show, import and remove the models of a hive",
-		a.modelsListCommand(), a.modelsShowCommand(), a.modelsRemoveCommand(), a.modelsImportCommand())
+	g := group("models", "Download, list, check and remove the models of a hive",
+		a.modelsPullCommand(), a.modelsListCommand(), a.modelsShowCommand(), a.modelsRemoveCommand(),
+		a.modelsVerifyCommand(), a.modelsCollectCommand(), a.modelsUsageCommand(),
+		a.modelsImportCommand(), a.modelsExportCommand(), a.modelsAliasCommand(), a.modelsSearchCommand())
+	g.Long = `Download, list, check and remove the models of a hive.
+
+Without --node the hive of this machine is used, or a private one is started
+for the command if none runs. A model is named as hf:ORG/REPO[@REV][:QUANT] or
+hf:ORG/REPO::FILE, by an alias ('rbee models alias' lists them), or as the path
+of a file that was imported.
+
+The names of the llorch-models script work as well: catalog, download, info,
+delete and disk-usage.`
+	g.Example = `  rbee models pull tinyllama
+  rbee models list
+  rbee models du`
 	nodeFlag(g)
 	return g
 }
 
 func (a *app) modelsListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the models on disk",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Aliases: []string{"catalog"},
+		Short:   "List the models on disk",
+		Long: `List the models on disk.
+
+With --json standard output holds {"models":[...]}, with the rows of the
+catalog.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, _ conf.Config, c *colony) error {
 				models, err := c.client.Models(ctx)
@@ -36,14 +54,14 @@ func (a *app) modelsListCommand() *cobra.Command {
 					return nil
 				}
 				if len(models) == 0 {
-					a.out.note("No models in the catalog yet. 'rbee infer --model builtin:bee-tiny' needs none, 'rbee models import FILE' adds one.")
+					a.out.note("No models in the catalog yet. 'rbee infer --model builtin:bee-tiny' needs none, 'rbee models pull REF' fetches one.")
 					return nil
 				}
 				rows := [][]string{{"MODEL", "SIZE", "QUANTISATION", "ARCHITECTURE", "PARAMETERS", "CONTEXT", "LAST USED"}}
 				for _, m := range models {
 					rows = append(rows, []string{
-						m.Ref().String(), megabytes(m.SizeBytes), orDash(m.Quantisation), orDash(m.Architecture),
-						parameters(m.Parameters), strconv.Itoa(m.ContextLength), when(m.LastUsed),
+						m.Ref().String(), size(m.SizeBytes), orDash(m.Quantisation), orDash(m.Architecture),
+						parameters(m.Parameters), numberOrDash(m.ContextLength), when(m.LastUsed),
 					})
 				}
 				a.out.table(rows)
@@ -64,6 +82,13 @@ func parameters(n int64) string {
 		return fmt.Sprintf("%.0fK", float64(n)/1e3)
 	}
 	return "-"
+}
+
+func numberOrDash(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
 }
 
 func when(t time.Time) string {
@@ -94,12 +119,24 @@ func findModel(ctx context.Context, cfg conf.Config, c *colony, name string) (rb
 
 func (a *app) modelsShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show REF",
-		Short: "Show what the catalog knows of a model",
-		Args:  one("model"),
+		Use:     "show REF",
+		Aliases: []string{"info"},
+		Short:   "Show what is known of a model on disk, and the memory that it takes",
+		Long: `Show what is known of a model on disk, and the memory that a worker with one
+slot takes at several contexts.
+
+With --json standard output holds one object: the row of the catalog and
+chat_template, layers, embedding, vocabulary, and memory with context_tokens,
+slots, device, memory_bytes and fits.`,
+		Example: `  rbee models show tinyllama`,
+		Args:    one("model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, cfg conf.Config, c *colony) error {
-				m, err := findModel(ctx, cfg, c, args[0])
+				ref, err := modelRef(cfg, args[0], c.local)
+				if err != nil {
+					return err
+				}
+				m, err := c.client.Model(ctx, ref.String())
 				if err != nil {
 					return err
 				}
@@ -110,35 +147,68 @@ func (a *app) modelsShowCommand() *cobra.Command {
 	}
 }
 
-func (a *app) printModel(m rbee.Model) {
+func (a *app) printModel(m rbee.ModelDetails) {
 	if a.out.json {
 		a.out.emit(m)
 		return
 	}
-	for _, row := range [][2]string{
+	a.facts([][2]string{
 		{"Model", m.Ref().String()},
-		{"File", m.LocalPath},
-		{"Size", megabytes(m.SizeBytes)},
-		{"SHA-256", orDash(m.SHA256)},
+		{"Name", m.Name},
+		{"Came as", m.FileName},
+		{"Revision", m.Revision},
+	})
+	for i, f := range m.Files() {
+		label := "File"
+		if len(m.Parts) > 0 {
+			label = fmt.Sprintf("Part %d of %d", i+1, len(m.Parts))
+		}
+		a.facts([][2]string{{label, f.Path}, {"SHA-256", f.SHA256}})
+	}
+	a.facts([][2]string{
+		{"Size", size(m.SizeBytes)},
 		{"Architecture", orDash(m.Architecture)},
 		{"Quantisation", orDash(m.Quantisation)},
 		{"Parameters", parameters(m.Parameters)},
 		{"Context", fmt.Sprintf("%d tokens", m.ContextLength)},
+		{"Layers", numberOrDash(m.Layers)},
+		{"Embedding", numberOrDash(m.Embedding)},
+		{"Vocabulary", numberOrDash(m.Vocabulary)},
+		{"Chat template", yesNo(m.ChatTemplate)},
 		{"On disk since", when(m.DownloadedAt)},
 		{"Last used", fmt.Sprintf("%s (%s)", when(m.LastUsed), plural(int(m.UseCount), "time"))},
-	} {
-		a.out.line("%-14s %s", row[0]+":", row[1])
+	})
+	if len(m.Memory) == 0 {
+		return
+	}
+	a.out.line("")
+	rows := [][]string{{"CONTEXT", "MEMORY", "DEVICE", "FITS"}}
+	for _, e := range m.Memory {
+		rows = append(rows, []string{strconv.Itoa(e.ContextTokens), size(e.MemoryBytes), orDash(string(e.Device)), yesNo(e.Fits)})
+	}
+	a.out.table(rows)
+}
+
+// facts prints names and values below one another. One without a value is left out.
+func (a *app) facts(facts [][2]string) {
+	for _, f := range facts {
+		if f[1] != "" {
+			a.out.line("%-14s %s", f[0]+":", f[1])
+		}
 	}
 }
 
 func (a *app) modelsRemoveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "rm REF...",
-		Aliases: []string{"remove"},
-		Short:   "Remove models from the catalog",
+		Aliases: []string{"remove", "delete"},
+		Short:   "Remove models from the catalog and from the disk",
 		Long: `Remove models from the catalog, and their files from the store of the hive.
-A file outside the store is left alone.`,
-		Args: atLeastOne("model"),
+A file outside the store is left alone, and so is one that another model of the
+catalog shares. The names of models are printed as they go; with --json as
+{"removed":"REF"}.`,
+		Example: `  rbee models rm tinyllama`,
+		Args:    atLeastOne("model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, cfg conf.Config, c *colony) error {
 				for _, name := range args {
@@ -161,43 +231,4 @@ A file outside the store is left alone.`,
 			})
 		},
 	}
-}
-
-func (a *app) modelsImportCommand() *cobra.Command {
-	var sha256 string
-	cmd := &cobra.Command{
-		Use:   "import FILE",
-		Short: "Take a GGUF file into the store of the hive",
-		Long: `Take a GGUF file into the store of the hive, by a hard link where that is
-possible, so that it stays when the original is removed. Print its reference.`,
-		Args: one("file"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withHive(cmd, true, func(ctx context.Context, _ conf.Config, c *colony) error {
-				path := args[0]
-				if !filepath.IsAbs(path) {
-					if !c.local {
-						return rbee.Errorf(rbee.CodeInvalidRequest, "cannot use a relative path: the hive is on another machine").
-							Suggest("give the absolute path of the file on the hive's machine")
-					}
-					var err error
-					if path, err = filepath.Abs(path); err != nil {
-						return err
-					}
-				}
-				m, err := c.client.ImportModel(ctx, rbee.ImportRequest{Path: path, SHA256: sha256})
-				if err != nil {
-					return err
-				}
-				if a.out.json {
-					a.out.emit(m)
-				} else {
-					a.out.note("Imported %s (%s)", m.LocalPath, megabytes(m.SizeBytes))
-					a.out.line("%s", m.Ref())
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().StringVar(&sha256, "sha256", "", "digest that the file must have (64 hex digits)")
-	return cmd
 }

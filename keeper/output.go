@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"charm.land/lipgloss/v2"
+	"github.com/charmbracelet/x/term"
 	"github.com/mattn/go-isatty"
 
 	"rbee"
@@ -20,8 +21,9 @@ import (
 type output struct {
 	stdout, stderr io.Writer
 	json           bool
-	terminal       bool // standard error is a terminal, so a progress bar can be drawn
-	outTerminal    bool // standard output is a terminal
+	terminal       bool       // standard error is a terminal, so a progress bar can be drawn
+	outTerminal    bool       // standard output is a terminal
+	width          func() int // columns of the terminal of standard error, 0 where that is not known
 	styles         styles
 	outStyles      styles
 	err            error // the first failure to write to standard output
@@ -29,6 +31,7 @@ type output struct {
 
 func newOutput(s Streams) *output {
 	o := &output{stdout: s.Out, stderr: s.Err, terminal: isTerminal(s.Err), outTerminal: isTerminal(s.Out)}
+	o.width = func() int { return terminalWidth(s.Err) }
 	colours := os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	o.styles = newStyles(colours && o.terminal)
 	o.outStyles = newStyles(colours && o.outTerminal)
@@ -38,6 +41,18 @@ func newOutput(s Streams) *output {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && (isatty.IsTerminal(f.Fd()) || isatty.IsCygwinTerminal(f.Fd()))
+}
+
+func terminalWidth(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(f.Fd())
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // styles are the colours of a terminal; elsewhere they change nothing.
@@ -92,6 +107,21 @@ func (o *output) done(number int, format string, args ...any) {
 	fmt.Fprintf(o.stderr, "  %s %s\n", o.styles.good("✓"), text)
 }
 
+// happened is a line about something that went otherwise than the straight way.
+func (o *output) happened(number int, text string) {
+	if o.json {
+		o.emit(noteEvent{Event: "note", Phase: number, Text: text})
+		return
+	}
+	o.note("  %s", text)
+}
+
+type noteEvent struct {
+	Event string `json:"event"`
+	Phase int    `json:"phase,omitempty"`
+	Text  string `json:"text"`
+}
+
 // note is a line on standard error that needs no mark.
 func (o *output) note(format string, args ...any) {
 	fmt.Fprintf(o.stderr, format+"\n", args...)
@@ -144,13 +174,19 @@ func (o *output) table(rows [][]string) {
 	}
 }
 
-// megabytes prints bytes in MB of 10^6 bytes.
-func megabytes(bytes int64) string {
-	mb := float64(bytes) / 1e6
-	if mb < 10 {
-		return fmt.Sprintf("%.1f MB", mb)
+// size prints bytes as people do, in units of 10^6 bytes and more.
+func size(bytes int64) string {
+	n, unit := float64(bytes)/1e6, "MB"
+	for _, larger := range []string{"GB", "TB"} {
+		if n < 999.5 {
+			break
+		}
+		n, unit = n/1000, larger
 	}
-	return fmt.Sprintf("%.0f MB", mb)
+	if n < 10 || unit != "MB" && n < 100 {
+		return fmt.Sprintf("%.1f %s", n, unit)
+	}
+	return fmt.Sprintf("%.0f %s", n, unit)
 }
 
 // orDash stands in for an empty cell.

@@ -20,7 +20,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"rbee/internal/engines/enginestest"
+	"rbee/internal/hub/hubtest"
 	"rbee/keeper"
+	"rbee/models"
 )
 
 // patience bounds what a script waits for; nothing is expected to take as long.
@@ -71,6 +73,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	engineDir := enginestest.Dir(t)
+	hub := scriptHub(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -78,6 +81,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("RBEE_HOME", home)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("RBEE_ENGINE_DIR", engineDir)
+			env.Setenv("HF_ENDPOINT", hub.URL)
 			env.Setenv("RBEE_HIVE_ADDR", "127.0.0.1:0")
 			env.Setenv("RBEE_WORKER_THREADS", "1")
 			env.Setenv("FAKEWORKER", filepath.Join(bin, "fakeworker"))
@@ -94,6 +98,25 @@ func TestScripts(t *testing.T) {
 			"capture": cmdCapture, "signal": cmdSignal, "noproc": cmdNoProc,
 		},
 	})
+}
+
+// scriptHub is the hub of the scripts, with repositories that are named for how they are.
+func scriptHub(t *testing.T) *hubtest.Server {
+	hub := hubtest.New()
+	t.Cleanup(hub.Close)
+	put := func(name string, access hubtest.Access, files ...hubtest.File) {
+		hub.Put(hubtest.Repo{Name: name, Access: access, Files: append(files, hubtest.File{Path: "README.md", Content: hubtest.Bytes([]byte("# Bee\n")), Plain: true})})
+	}
+	tiny := hubtest.Bytes(models.BeeTiny())
+	put("bee/tiny-GGUF", hubtest.Public,
+		hubtest.File{Path: "bee-tiny.Q8_0.gguf", Content: tiny},
+		hubtest.File{Path: "bee-tiny.F16.gguf", Content: hubtest.GGUF(1, 3<<20)})
+	put("bee/gated-GGUF", hubtest.Gated, hubtest.File{Path: "gated.Q8_0.gguf", Content: hubtest.GGUF(4, 1<<20)})
+	put("bee/down-GGUF", hubtest.Public, hubtest.File{Path: "down.Q8_0.gguf", Content: hubtest.GGUF(2, 1<<20)})
+	hub.Fault("bee/down-GGUF", "down.Q8_0.gguf", hubtest.Fault{Kind: hubtest.Status, Status: 503})
+	put("bee/slow-GGUF", hubtest.Public, hubtest.File{Path: "slow.Q8_0.gguf", Content: hubtest.GGUF(3, 24<<20)})
+	hub.Fault("bee/slow-GGUF", "slow.Q8_0.gguf", hubtest.Fault{Kind: hubtest.Throttle, Bytes: 2 << 20})
+	return hub
 }
 
 func cmdCode(ts *testscript.TestScript, neg bool, args []string) {

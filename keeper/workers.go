@@ -76,7 +76,7 @@ func (a *app) workersListCommand() *cobra.Command {
 					}
 					rows = append(rows, []string{
 						string(w.ID), w.ModelRef.String(), string(w.State), orDash(string(w.Device)),
-						fmt.Sprintf("%d/%d", w.SlotsAvailable, w.SlotsTotal), megabytes(w.MemoryBytes), pid,
+						fmt.Sprintf("%d/%d", w.SlotsAvailable, w.SlotsTotal), size(w.MemoryBytes), pid,
 						w.LastActivity.Local().Format(time.DateTime),
 					})
 				}
@@ -96,7 +96,8 @@ func (a *app) workersSpawnCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "spawn --model REF",
 		Short: "Start a worker that stays, and print its id",
-		Long: `Start a worker that stays, and print its id when its model is loaded.
+		Long: `Start a worker that stays, and print its id when its model is loaded. A model
+that is not on the hive's disk is downloaded first.
 
 The worker serves 'rbee infer --worker ID' until it was idle for --keep-alive.`,
 		Example: `  rbee workers spawn --model builtin:bee-tiny --slots 2 --keep-alive forever`,
@@ -133,7 +134,7 @@ The worker serves 'rbee infer --worker ID' until it was idle for --keep-alive.`,
 	placementFlags(flags, &backend, &device, &slots, &contextTokens)
 	flags.IntVar(&queue, "queue", 0, "requests that may wait for a slot (default worker.queue of the hive)")
 	flags.StringVar(&keepAlive, "keep-alive", "", "idle time after which the worker ends: 5m, 0 or forever (default worker.keep_alive of the hive)")
-	flags.BoolVar(&noWait, "no-wait", false, "return while the model still loads")
+	flags.BoolVar(&noWait, "no-wait", false, "return while the model is still downloaded or loaded")
 	return cmd
 }
 
@@ -153,7 +154,7 @@ func (a *app) spawn(ctx context.Context, cfg conf.Config, c *colony, model strin
 		return err
 	}
 	if !noWait {
-		if err := a.waitLoaded(ctx, c, reply.WorkerID); err != nil {
+		if err := a.waitLoaded(ctx, c, reply); err != nil {
 			if interrupted(ctx) { // what nobody waits for shall not stay
 				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 				defer cancel()
@@ -170,12 +171,27 @@ func (a *app) spawn(ctx context.Context, cfg conf.Config, c *colony, model strin
 		a.out.emit(w)
 		return nil
 	}
+	if noWait && reply.DownloadID != "" {
+		a.out.note("Its model is downloaded first: 'rbee models pull %s' shows how far that is.", ref)
+	}
 	a.out.note("Worker %s is %s: %s on %s, %s, context of %d tokens", w.ID, w.State, w.ModelRef, w.Device, plural(w.SlotsTotal, "slot"), w.ContextTokens)
 	a.out.line("%s", w.ID)
 	return nil
 }
 
-func (a *app) waitLoaded(ctx context.Context, c *colony, id rbee.WorkerID) error {
+// waitLoaded blocks until a worker is ready. One whose model is downloaded
+// first is starting for as long as that takes.
+func (a *app) waitLoaded(ctx context.Context, c *colony, spawned rbee.SpawnReply) error {
+	id := spawned.WorkerID
+	if spawned.DownloadID != "" {
+		p, err := a.follower(0).follow(ctx, c, spawned.DownloadID)
+		if err != nil {
+			return err
+		}
+		if p.Stage == rbee.DownloadComplete {
+			a.out.done(0, "Model downloaded%s", sizeOf(p))
+		}
+	}
 	if _, err := c.await(ctx, id, func(s rbee.WorkerState) bool { return s != rbee.WorkerStarting }); err != nil {
 		return err
 	}
