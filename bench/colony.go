@@ -58,7 +58,7 @@ func startColony(ctx context.Context, cfg config) (*colony, error) {
 
 func (c *colony) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.cfg.bin, program), args...)
-	cmd.Env = append(os.Environ(), "RBEE_HOME="+c.home, "RBEE_ENGINE_DIR="+c.cfg.engineDir, fmt.Sprintf("RBEE_WORKER_THREADS=%d", c.cfg.threads))
+	cmd.Env = append(append(os.Environ(), c.cfg.env...), "RBEE_HOME="+c.home, "RBEE_ENGINE_DIR="+c.cfg.engineDir, fmt.Sprintf("RBEE_WORKER_THREADS=%d", c.cfg.threads))
 	var log strings.Builder
 	cmd.Stderr = &log
 	return cmd

@@ -30,13 +30,15 @@ import (
 type config struct {
 	bin, engineDir, libDir, models string
 	threads, reps, tokens          int
+	env                            []string // of the programs, besides that of the benchmark
 }
 
-const usage = `usage: bench [flags] stream | load | all
+const usage = `usage: bench [flags] stream | load | pull | all
        bench [flags] gguf PRESET FILE
 
 stream  tokens per second of one stream through hive and worker, against the raw engine
 load    time from spawn to ready, and of the keeper to its first token, against a raw load
+pull    a download of 1 GiB from a hub on loopback, against curl and sha256sum
 gguf    write a model of random weights: small, 125m or 1.1gb
 `
 
@@ -80,7 +82,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	cfg.libDir = lib.LibDir
 	what := map[string][]func(context.Context, config, io.Writer) error{
-		"stream": {benchStream}, "load": {benchLoad}, "all": {benchStream, benchLoad}, "raw-load": {printRawLoad},
+		"stream": {benchStream}, "load": {benchLoad}, "pull": {benchPull}, "all": {benchStream, benchLoad, benchPull}, "raw-load": {printRawLoad},
 	}[fs.Arg(0)]
 	if what == nil {
 		fs.Usage()
