@@ -157,7 +157,7 @@ func GGUF(seed uint64, size int64) *Content {
 		text("llama.attention.layer_norm_rms_epsilon")
 		u32(6)
 		u32(0x3727c5ac) // 1e-5
-		text("token_embd.weight")
+		text("noise")
 		u32(1) // dimensions
 		u64(weights)
 		u32(24) // of one byte each
