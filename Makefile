@@ -41,6 +41,11 @@ engine: build
 demo: engine ## a story from the builtin model, from nothing to nothing left
 	@tools/demo.sh
 
+.PHONY: demo-models
+demo-models: build ## a model pulled from a hub of its own, resumed, verified, and what it takes
+	go build -trimpath -o bin/ ./internal/hub/hubtest/fakehub
+	@tools/demo-models.sh
+
 .PHONY: check
 check: lint generated race ## format, vet, lint, dead code, other systems, generated files, race tests
 
