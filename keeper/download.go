@@ -21,7 +21,7 @@ type follower struct {
 }
 
 func (a *app) follower(phase int) *follower {
-	return &follower{bar: a.out.bar(phase, "asking the hub", ""), phase: phase}
+	return &follower{bar: a.out.bar(phase, "looking for the model", ""), phase: phase}
 }
 
 // download brings a model to the disk of a hive and shows how far it is. When

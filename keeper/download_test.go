@@ -48,7 +48,7 @@ func TestPull(t *testing.T) {
 	), nil)
 
 	code, stdout, stderr := run(t, "models", "pull", "a/b", "--limit", "2.5", "--node", hive)
-	want(t, code, stdout, stderr, 0, "hf:a/b\n", `  asking the hub
+	want(t, code, stdout, stderr, 0, "hf:a/b\n", `  looking for the model
   resumed at 43 %
   downloading: 43% (1.8 GB of 4.1 GB, 87.4 MB/s on 8 connections, 34 s left)
   attempt 3 of 6: the connection broke
@@ -62,7 +62,7 @@ Downloaded /m/a.gguf (4.1 GB) in 1 s
 	}
 
 	code, stdout, stderr = run(t, "models", "download", "a/b", "--node", hive, "--json")
-	want(t, code, stdout, stderr, 0, `{"event":"progress","label":"asking the hub","done":0,"total":0,"unit":""}
+	want(t, code, stdout, stderr, 0, `{"event":"progress","label":"looking for the model","done":0,"total":0,"unit":""}
 {"event":"note","text":"resumed at 43 %"}
 {"event":"progress","label":"downloading","done":1763000000,"total":4100000000,"unit":"bytes","speed_mbps":87.4,"eta_seconds":34,"connections":8}
 {"event":"note","text":"attempt 3 of 6: the connection broke"}
@@ -78,7 +78,7 @@ func TestPullOfWhatIsThere(t *testing.T) {
 	hive := downloading(t, &body, events(rbee.DownloadProgress{Stage: rbee.DownloadCached, BytesDownloaded: 5e6, BytesTotal: 5e6}), nil)
 	code, stdout, stderr := run(t, "models", "pull", "qwen", "--node", hive)
 	ref := "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF::qwen2.5-0.5b-instruct-q4_k_m.gguf"
-	want(t, code, stdout, stderr, 0, ref+"\n", "  asking the hub\nAlready here: /m/a.gguf (5.0 MB)\n")
+	want(t, code, stdout, stderr, 0, ref+"\n", "  looking for the model\nAlready here: /m/a.gguf (5.0 MB)\n")
 	code, stdout, _ = run(t, "models", "pull", "qwen", "--node", hive, "--json")
 	if code != 0 || !strings.HasSuffix(stdout, `{"event":"done","model_ref":"`+ref+`","cached":true,"local_path":"/m/a.gguf","size_bytes":5000000}`+"\n") {
 		t.Errorf("exit code %d: %s", code, stdout)
@@ -115,7 +115,7 @@ func TestEC2DownloadThatFailsIsToldWithItsCause(t *testing.T) {
 func TestPullOfWhatTheHubDoesNotHave(t *testing.T) {
 	hive := hiveWith(t, map[string]http.HandlerFunc{"POST /v1/models/download": refuse(rbee.Errorf(rbee.CodeModelNotFound, "the hub has no repository a/b").Suggest("search it"))})
 	code, stdout, stderr := run(t, "models", "pull", "a/b", "--node", hive)
-	want(t, code, stdout, stderr, 1, "", "  asking the hub\nError: the hub has no repository a/b\nSuggestion: search it\n")
+	want(t, code, stdout, stderr, 1, "", "  looking for the model\nError: the hub has no repository a/b\nSuggestion: search it\n")
 	for _, limit := range []string{"-1", "NaN", "+Inf", "much"} {
 		if code, _, _ := run(t, "models", "pull", "a/b", "--limit", limit); code != rbee.ExitUsage {
 			t.Errorf("--limit %s: exit code %d", limit, code)
@@ -225,7 +225,7 @@ func TestInferDownloadsItsModelInPhase3(t *testing.T) {
 		})
 		code, _, stderr := run(t, "infer", "--model", "a/b", "--prompt", "x", "--node", hive)
 		_, phase3, _ := strings.Cut(stderr, "[Phase 3]")
-		wantPhase := " Model hf:a/b\n  asking the hub\n  downloading: 50% (5.0 MB of 10 MB, 87.4 MB/s on 8 connections, 34 s left)\n" + line + "[Phase 4] Memory and backend\n"
+		wantPhase := " Model hf:a/b\n  looking for the model\n  downloading: 50% (5.0 MB of 10 MB, 87.4 MB/s on 8 connections, 34 s left)\n" + line + "[Phase 4] Memory and backend\n"
 		if code != rbee.ExitFailed || !strings.HasPrefix(phase3, wantPhase) {
 			t.Errorf("exit code %d:\n%s", code, cmp.Diff(wantPhase, phase3))
 		}
@@ -264,7 +264,7 @@ func TestNotesStandAboveTheBarOfATerminal(t *testing.T) {
 	p.Note = "resumed at 50 %"
 	f.show(p)
 	f.bar.clear()
-	wantOut := "\r\x1b[K  asking the hub" + "\r\x1b[K" + "  resumed at 50 %\n" +
+	wantOut := "\r\x1b[K  looking for the model" + "\r\x1b[K" + "  resumed at 50 %\n" +
 		"\r\x1b[K  downloading " + strings.Repeat("█", 15) + strings.Repeat("░", 15) + " 5.0 MB of 10 MB, 87.4 MB/s on 8 connections, 34 s left" + "\r\x1b[K"
 	if diff := cmp.Diff(wantOut, stderr.String()); diff != "" {
 		t.Error(diff)
