@@ -10,15 +10,19 @@ import (
 	"rbee"
 )
 
-var (
-	errStalled = errors.New("no byte came for 60 seconds")
-	errShort   = errors.New("the connection ended before the last byte")
-)
+var errShort = errors.New("the connection ended before the last byte")
+
+// silence is the error of a connection that was ended because nothing came.
+type silence time.Duration
+
+func (s silence) Error() string {
+	return fmt.Sprintf("no byte came for %g seconds", time.Duration(s).Seconds())
+}
 
 // stalled prefers the reason why a request was ended over what the end looks like.
 func stalled(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
-		return cause
+	if silent, ok := errors.AsType[silence](context.Cause(ctx)); ok {
+		return silent
 	}
 	return err
 }

@@ -46,10 +46,11 @@ const (
 type Request struct {
 	Source      Source
 	SizeBytes   int64
-	SHA256      string   // lower-case hex; "" if the source does not tell
-	Stamp       string   // names the content: a part with another stamp is of another file
-	Connections int      // at most; 0 is MaxConnections
-	Limits      []*Limit // all hold
+	SHA256      string        // lower-case hex; "" if the source does not tell
+	Stamp       string        // names the content: a part with another stamp is of another file
+	Connections int           // at most; 0 is MaxConnections
+	Stall       time.Duration // silence of a connection that ends it; 0 is Stall
+	Limits      []*Limit      // all hold
 	Report      func(Progress)
 }
 

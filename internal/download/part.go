@@ -45,7 +45,7 @@ func Open(ctx context.Context, dir, key string, report func(Progress)) (*Part, e
 			return p, err
 		}
 		if j, ok := readJournal(filepath.Join(dir, key) + ".live"); ok {
-			report(Progress{Done: j.Spans.total(), Total: j.SizeBytes, Note: "another program fetches it"})
+			report(Progress{Done: j.Spans.total(), Total: j.SizeBytes, Note: "somebody else is fetching it already"})
 		}
 		select {
 		case <-tick.C:
@@ -174,21 +174,24 @@ func readJournal(path string) (journal, bool) {
 	return j, true
 }
 
-// resume is what the part has of the file that the request is for; with any,
-// whatever file that is.
-func (p *Part) resume(r Request, any bool) spans {
+// resume is what the part has of the file that the request is for, or of
+// whatever file it is.
+func (p *Part) resume(r Request, whatever bool) spans {
 	info, err := os.Stat(p.Path())
 	if err != nil {
 		return nil
 	}
+	var had spans // the later of the journals is not always the fuller one
 	for _, name := range []string{".live", ".json"} {
 		j, ok := readJournal(p.base + name)
-		same := j.Stamp == r.Stamp && j.SizeBytes == r.SizeBytes || any
+		same := j.Stamp == r.Stamp && j.SizeBytes == r.SizeBytes || whatever
 		if ok && same && info.Size() == j.SizeBytes && (name == ".json" || j.Boot != "" && j.Boot == bootID()) {
-			return j.Spans
+			for _, s := range j.Spans {
+				had = had.add(s)
+			}
 		}
 	}
-	return nil
+	return had
 }
 
 // foreign says whether the part is of another file than the request's.

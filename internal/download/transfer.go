@@ -209,7 +209,11 @@ func poke(c chan<- struct{}) {
 func (t *transfer) get(ctx context.Context, s span) (n int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stall := time.AfterFunc(Stall, func() { cancel(errStalled) })
+	patience := t.req.Stall
+	if patience <= 0 {
+		patience = Stall
+	}
+	stall := time.AfterFunc(patience, func() { cancel(silence(patience)) })
 	defer stall.Stop()
 	at := t.opening(s)
 	body, err := t.req.Source.Open(ctx, at, s.To)
@@ -223,7 +227,7 @@ func (t *transfer) get(ctx context.Context, s span) (n int64, err error) {
 		if at < s.From { // of a source that sends from the beginning only
 			stop = s.From
 		}
-		stall.Reset(Stall)
+		stall.Reset(patience)
 		k, readErr := body.Read(buf[:min(int64(len(buf)), stop-at)])
 		stall.Stop()
 		if k > 0 {
