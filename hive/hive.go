@@ -39,6 +39,7 @@ type Config struct {
 	Settings conf.Config
 	Private  bool      // for one keeper: takes no lock of the state directory
 	Announce io.Writer // a private hive writes its address here, one line of JSON
+	Environ  []string  // NAME=value pairs that say which hub to use; default those of the process
 	Log      *slog.Logger
 }
 
@@ -74,6 +75,9 @@ var errOrdered = errors.New("shutdown was ordered")
 func New(cfg Config) (*Hive, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Environ == nil {
+		cfg.Environ = os.Environ()
 	}
 	key, err := cfg.Settings.Hive.ReadKey()
 	if err != nil {
@@ -141,6 +145,7 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	h.store = models
+	defer h.provider.Close()
 	return h.serve(ctx, ln, presence)
 }
 
@@ -167,6 +172,7 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 	group.Go(func() error {
 		defer stopSpawning()
 		defer stopServing()
+		defer h.store.GiveUp() // what the streams of downloads tell of
 		return h.pool.Run(living)
 	})
 	group.Go(func() error {

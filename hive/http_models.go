@@ -240,6 +240,9 @@ func (h *Hive) removeModel(w http.ResponseWriter, r *http.Request) error {
 		return rbee.Errorf(rbee.CodeConflict, "worker %s uses the model %s", users[0].ID, ref).
 			Suggest("end it first with 'rbee workers shutdown %s'", users[0].ID)
 	}
+	if why := h.inUse(rbee.Model{Provider: ref.Provider, Reference: ref.Reference}); why != "" {
+		return rbee.Errorf(rbee.CodeConflict, "the model %s is in use: %s", ref, why).Suggest("try again in a moment")
+	}
 	if err := h.store.Remove(r.Context(), ref); err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (h *Hive) storeConfig() store.Config {
 
 // newProvider is how this hive gets models from a hub.
 func (h *Hive) newProvider() (*provision.Provider, error) {
-	cfg, err := hub.FromEnviron(os.Environ())
+	cfg, err := hub.FromEnviron(h.cfg.Environ)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +51,7 @@ func (h *Hive) newProvider() (*provision.Provider, error) {
 		Hub: hub.New(cfg), Files: store.FilesAt(h.cfg.Settings.Home.ModelsDir()),
 		Connections: settings.Connections, Limit: download.NewLimit(schedule(settings)),
 		Row: row, Machine: h.machine,
+		Catalogued: func(ctx context.Context, path string) (bool, error) { return h.store.Catalogued(ctx, path) },
 		MakeRoom: func(ctx context.Context, need int64, except rbee.ModelRef) ([]rbee.SpareFile, error) {
 			return h.store.MakeRoom(ctx, need, except)
 		},

@@ -83,7 +83,7 @@ type running struct {
 // of its own and the fake worker. NAME=value in more comes last and wins.
 func environ(t *testing.T, home string, more ...string) []string {
 	return append([]string{
-		"RBEE_HOME=" + home, "RBEE_HIVE_ADDR=127.0.0.1:0", "RBEE_WORKER_PROGRAM=" + workerProgram, "RBEE_ENGINE_DIR=" + enginestest.Dir(t),
+		"HF_HOME=" + filepath.Join(home, "hf"), "RBEE_HOME=" + home, "RBEE_HIVE_ADDR=127.0.0.1:0", "RBEE_WORKER_PROGRAM=" + workerProgram, "RBEE_ENGINE_DIR=" + enginestest.Dir(t),
 	}, more...)
 }
 
@@ -96,12 +96,13 @@ func start(t *testing.T, env ...string) *running {
 func startAt(t *testing.T, home string, env ...string) *running {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
-	settings, err := conf.Load(conf.Options{Home: home, Environ: environ(t, home, env...)})
+	env = environ(t, home, env...)
+	settings, err := conf.Load(conf.Options{Home: home, Environ: env})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &running{t: t, home: home}
-	h, err := hive.New(hive.Config{Settings: settings, Log: slog.New(slog.NewTextHandler(&r.log, nil))})
+	h, err := hive.New(hive.Config{Settings: settings, Environ: env, Log: slog.New(slog.NewTextHandler(&r.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,7 +135,8 @@ type rig struct {
 	pool    *pool.Pool
 	workers map[rbee.WorkerID]*fakeWorker
 	ended   []rbee.Worker
-	stop    func() // ends the pool and waits
+	launch  func() error // why no process starts; nil if one does
+	stop    func()       // ends the pool and waits
 }
 
 var ref = rbee.ModelRef{Provider: rbee.ProviderFile, Reference: "/m/a.gguf"}
@@ -155,6 +156,9 @@ func newRig(t *testing.T) *rig {
 	}
 	r.pool = pool.New(pool.Config{
 		Launch: func(id rbee.WorkerID, _ string, _ pool.Spec) (pool.Process, error) {
+			if r.launch != nil {
+				return nil, r.launch()
+			}
 			w := r.add(id)
 			w.proc = &fakeProcess{pid: 1000 + len(r.workers), done: make(chan struct{})}
 			return w.proc, nil

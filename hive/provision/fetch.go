@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"rbee"
 	"rbee/hive/store"
@@ -34,6 +35,16 @@ func (p *Provider) plan(repo hub.Repository, v variant) *plan {
 		pl.digests = append(pl.digests, file.SHA256)
 	}
 	return pl
+}
+
+// hasTwins says whether two files are the same. No model has such parts, and the
+// part of one download cannot serve both.
+func (p *plan) hasTwins() bool {
+	seen := map[string]bool{}
+	for _, key := range p.keys {
+		seen[key] = true
+	}
+	return len(seen) < len(p.keys)
 }
 
 // to is the place of file i, "" if it is not known yet.
@@ -103,15 +114,18 @@ func (f *fetch) file(ctx context.Context, repo hub.Repository, p *plan, i int) e
 	}
 	f.parts = append(f.parts, part)
 	// Another program may have brought it while we waited for the part.
-	if to := p.to(i); to != "" && there(to, file.SizeBytes) {
-		return nil
+	if have, err := f.stored(ctx, p, i); have || err != nil {
+		return err
 	}
 	digest, err := part.Fetch(ctx, download.Request{
 		Source: f.cfg.Hub.Source(repo.ID, repo.Revision, file), SizeBytes: file.SizeBytes, SHA256: file.SHA256,
-		Stamp: stampOf(repo, file), Connections: f.cfg.Connections,
+		Stamp: stampOf(repo, file), Connections: f.cfg.Connections, Stall: f.cfg.Stall,
 		Limits: []*download.Limit{f.cfg.Limit, download.NewLimit(download.Always(f.terms.PerSecond))},
 		Report: func(g download.Progress) { f.progress(before, g) },
 	})
+	if rbee.CodeOf(err) == rbee.CodeChecksumMismatch && f.listedAnew(ctx, file) {
+		return download.ErrChanged
+	}
 	if err != nil {
 		return f.explain(err)
 	}
@@ -124,14 +138,22 @@ func (f *fetch) file(ctx context.Context, repo hub.Repository, p *plan, i int) e
 	return nil
 }
 
+// listedAnew says whether the hub tells another digest of a file by now. Then
+// some of what arrived is of another file than the rest, and none is damaged.
+func (f *fetch) listedAnew(ctx context.Context, file hub.File) bool {
+	ref, _ := f.terms.Ref.Hub()
+	now, err := f.cfg.Hub.Repository(ctx, ref.Repository, ref.Revision)
+	return err == nil && slices.ContainsFunc(now.Files, func(n hub.File) bool { return n.Path == file.Path && n.SHA256 != file.SHA256 })
+}
+
 // have says whether a file need not be downloaded.
 func (f *fetch) have(ctx context.Context, repo hub.Repository, p *plan, i int) (bool, error) {
+	if have, err := f.stored(ctx, p, i); have || err != nil {
+		return have, err
+	}
 	to, file := p.to(i), p.files[i]
 	if to == "" {
 		return false, nil
-	}
-	if there(to, file.SizeBytes) {
-		return true, nil
 	}
 	cached, ok := f.cfg.Hub.Cached(repo.ID, file)
 	if !ok {
@@ -144,6 +166,21 @@ func (f *fetch) have(ctx context.Context, repo hub.Repository, p *plan, i int) (
 		f.say("what the hub's own cache has cannot be shared; the file is downloaded")
 	}
 	return shared, err
+}
+
+// stored says whether the store has a file. One that no row has was left by a
+// program that was killed, maybe because it is damaged, and is read first.
+func (f *fetch) stored(ctx context.Context, p *plan, i int) (bool, error) {
+	to := p.to(i)
+	if to == "" || !there(to, p.files[i].SizeBytes) {
+		return false, nil
+	}
+	if known, err := f.cfg.Catalogued(ctx, p.to(0)); known || err != nil {
+		return known, err
+	}
+	f.state.Stage = rbee.DownloadVerifying
+	f.say("found in the store, where no model has it; its digest is compared")
+	return f.cfg.Files.TakeUp(ctx, to, p.digests[i])
 }
 
 // progress tells how far a file is as progress of the model.

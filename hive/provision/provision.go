@@ -29,9 +29,12 @@ type Config struct {
 	Files       store.Files
 	Connections int             // at most, for one file
 	Limit       *download.Limit // of all downloads together
+	Stall       time.Duration   // silence of the hub that ends a connection; 0 is download.Stall
 	Row         func(gguf.File) rbee.Model
 	// Machine says what is free for a worker, and Need what one takes.
 	Machine func(context.Context) Machine
+	// Catalogued says whether a row of the catalog has a file in the store.
+	Catalogued func(ctx context.Context, path string) (bool, error)
 	// MakeRoom lets go of models so that the store may take so many bytes more.
 	MakeRoom func(ctx context.Context, need int64, except rbee.ModelRef) ([]rbee.SpareFile, error)
 }
@@ -46,7 +49,15 @@ type Machine struct {
 type Provider struct{ cfg Config }
 
 // New makes a provider.
-func New(cfg Config) *Provider { return &Provider{cfg} }
+func New(cfg Config) *Provider {
+	if cfg.Stall <= 0 {
+		cfg.Stall = download.Stall
+	}
+	return &Provider{cfg}
+}
+
+// Close closes the connections to the hub that nobody uses.
+func (p *Provider) Close() { p.cfg.Hub.Close() }
 
 // Name implements store.Provider.
 func (*Provider) Name() rbee.Provider { return rbee.ProviderHF }
@@ -104,6 +115,9 @@ func (f *fetch) run(ctx context.Context) (d store.Delivery, err error) {
 		return d, err
 	}
 	plan := f.plan(repo, v)
+	if plan.hasTwins() {
+		return d, rbee.Errorf(rbee.CodeInvalidRequest, "cannot have %s: two of its parts are the same file", f.terms.Ref).Suggest(chooseAnother)
+	}
 	f.state.Files, f.state.BytesTotal, f.state.LocalPath = len(v.files), v.sizeBytes, plan.to(0)
 	if err := f.makeRoom(ctx, plan); err != nil {
 		return d, err
@@ -112,6 +126,14 @@ func (f *fetch) run(ctx context.Context) (d store.Delivery, err error) {
 	for i := range v.files {
 		if err := f.file(ctx, repo, plan, i); err != nil {
 			return d, err
+		}
+	}
+	for i, file := range v.files {
+		// What was there when the others began may have been removed meanwhile.
+		if plan.parts[i] == nil && !there(plan.to(i), file.SizeBytes) {
+			if err := f.file(ctx, repo, plan, i); err != nil {
+				return d, err
+			}
 		}
 	}
 	d.Release = f.release
@@ -172,8 +194,11 @@ func (p *Provider) need(ctx context.Context, repo hub.Repository, vs []variant, 
 // maxHeader is how much of a file is asked for to find its header in.
 const maxHeader = 64 << 20
 
-// header reads the header of the first variant that has one; nil if none has.
+// header reads the header of the first variant that has one; nil if none has,
+// or the hub is too slow for what only an estimate needs.
 func (p *Provider) header(ctx context.Context, repo hub.Repository, vs []variant) *gguf.File {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Stall)
+	defer cancel()
 	for _, v := range vs[:min(2, len(vs))] {
 		first := v.files[0]
 		body, err := p.cfg.Hub.Source(repo.ID, repo.Revision, first).Open(ctx, 0, min(first.SizeBytes, maxHeader))
@@ -210,6 +235,9 @@ func (f *fetch) makeRoom(ctx context.Context, p *plan) error {
 	}
 	if len(gone) > 0 {
 		f.say(fmt.Sprintf("removed %s (%d MB) to keep the quota of the store", strings.Join(names, ", "), bytes/1e6))
+	}
+	if need == reserved { // also a full disk can take the rest
+		return nil
 	}
 	return f.cfg.Files.Room(need - reserved)
 }
@@ -250,8 +278,10 @@ func (f *fetch) named(err error, paths []string, p *plan) error {
 		message = strings.ReplaceAll(message, at, f.terms.Ref.String()+" ("+path.Base(p.files[i].Path)+")")
 	}
 	return rbee.Errorf(e.Code, "%s", message).WithCause(err).
-		Suggest("choose another file: 'rbee models pull --list REF' shows what there is")
+		Suggest(chooseAnother)
 }
+
+const chooseAnother = "choose another file: 'rbee models pull --list REF' shows what there is"
 
 // there says whether a file of the right size is at a path.
 func there(path string, size int64) bool {

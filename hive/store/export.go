@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"rbee"
 	"rbee/hive/catalog"
@@ -127,21 +128,30 @@ func exportName(m rbee.Model, part int) string {
 	if !isGGUF(name) {
 		name = cmp.Or(m.Name, m.Reference) + ".gguf"
 	}
-	name = strings.TrimLeft(strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) || strings.ContainsRune(`/\:*?"<>|`, c) {
+	stem := strings.TrimLeft(strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || c == utf8.RuneError || strings.ContainsRune(`/\:*?"<>|`, c) {
 			return '-'
 		}
 		return c
-	}, name), ".-")
-	if len(m.Parts) == 0 {
-		return name
+	}, name[:len(name)-len(".gguf")]), ".- ")
+	if len(m.Parts) > 0 {
+		if split := splitName.FindStringSubmatch(stem + ".gguf"); split != nil {
+			stem = split[1]
+		}
 	}
-	stem := name[:len(name)-len(".gguf")]
-	if split := splitName.FindStringSubmatch(name); split != nil {
-		stem = split[1]
+	for len(stem) > maxStem {
+		_, last := utf8.DecodeLastRuneInString(stem)
+		stem = stem[:len(stem)-last]
+	}
+	stem = cmp.Or(stem, "model")
+	if len(m.Parts) == 0 {
+		return stem + ".gguf"
 	}
 	return fmt.Sprintf("%s-%05d-of-%05d.gguf", stem, part+1, len(m.Parts))
 }
+
+// maxStem bounds a name, in bytes, so that every file system takes it.
+const maxStem = 200
 
 func linkOut(from, to string) error {
 	target, err := filepath.EvalSymlinks(from)

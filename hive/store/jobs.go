@@ -42,6 +42,7 @@ type jobs struct {
 	runs  sync.WaitGroup
 
 	mu     sync.Mutex
+	closed bool
 	byRef  map[rbee.ModelRef]*job
 	wishes map[rbee.DownloadID]*Wish
 	order  []rbee.DownloadID // of the wishes, oldest first
@@ -66,8 +67,15 @@ func newJobs(s *Store) *jobs {
 	return j
 }
 
-// close gives all fetches up and returns when they have ended.
+// GiveUp gives all fetches up, now and from now on, and returns when they have
+// ended. What has arrived is kept.
+func (s *Store) GiveUp() { s.jobs.close() }
+
+// close may be called more than once.
 func (j *jobs) close() {
+	j.mu.Lock()
+	j.closed = true
+	j.mu.Unlock()
 	j.end(errClosed)
 	j.runs.Wait()
 }
@@ -93,8 +101,12 @@ func (s *Store) Want(ref rbee.ModelRef, perSecond float64) *Wish {
 		run.feed = feed.New[rbee.DownloadProgress, rbee.DownloadProgress](progressBuffer, func() rbee.DownloadProgress { return run.progress })
 		ctx, cancel := context.WithCancelCause(j.ctx)
 		run.cancel = cancel
-		j.byRef[ref] = run
-		j.runs.Go(func() { j.run(ctx, run, perSecond) })
+		if j.closed { // nobody would wait for it
+			j.finish(ctx, run, rbee.Model{}, false, errClosed)
+		} else {
+			j.byRef[ref] = run
+			j.runs.Go(func() { j.run(ctx, run, perSecond) })
+		}
 	}
 	run.wishes++
 	w := &Wish{ID: rbee.DownloadID("d-" + strings.ToLower(rand.Text()[:10])), jobs: j, job: run}
@@ -119,6 +131,16 @@ func (j *jobs) trim() {
 // run is the goroutine of a job.
 func (j *jobs) run(ctx context.Context, run *job, perSecond float64) {
 	m, there, err := j.store.bring(ctx, Terms{Ref: run.ref, PerSecond: perSecond, Report: func(p rbee.DownloadProgress) { j.tell(run, p) }})
+	j.mu.Lock()
+	if j.byRef[run.ref] == run {
+		delete(j.byRef, run.ref)
+	}
+	j.mu.Unlock()
+	j.finish(ctx, run, m, there, err)
+}
+
+// finish tells how a fetch ended, which nobody can join any more.
+func (j *jobs) finish(ctx context.Context, run *job, m rbee.Model, there bool, err error) {
 	if err != nil && ctx.Err() != nil {
 		err = rbee.Errorf(rbee.CodeRequestCanceled, "the download of %s was canceled: %w", run.ref, context.Cause(ctx)).
 			Suggest("what has arrived is kept; ask for the model again to go on")
@@ -134,15 +156,10 @@ func (j *jobs) run(ctx context.Context, run *job, perSecond float64) {
 	default:
 		end.Stage, end.LocalPath, end.BytesDownloaded, end.BytesTotal = rbee.DownloadComplete, m.LocalPath, m.SizeBytes, m.SizeBytes
 	}
-	j.mu.Lock()
-	if j.byRef[run.ref] == run {
-		delete(j.byRef, run.ref)
-	}
-	j.mu.Unlock()
 	run.model, run.err = m, err
-	close(run.done)
 	j.tell(run, end)
 	run.feed.Close()
+	close(run.done)
 	run.cancel(nil)
 }
 

@@ -216,12 +216,14 @@ func (s *Store) rowsOf(header rbee.Model, noted []rbee.Model) []rbee.Model {
 }
 
 // check compares the digests of the files of a model with what their place in
-// the store, or the note, says. It returns them; "" where nothing says one. A
-// damaged file goes to quarantine.
+// the store, or the note, says. It returns them; "" where nothing says one. Files
+// that are damaged go to quarantine; all parts do, where nobody knows which it is.
 func (s *Store) check(ctx context.Context, path string, noted []rbee.Model) (digests []string, err error) {
 	paths := partsOf(path)
-	digests = make([]string, len(paths))
 	named := s.files.named(path, len(paths) > 1)
+	digests = make([]string, len(paths))
+	var all []content
+	var unread, damage error
 	for i, p := range paths {
 		want := noteOf(noted, i, len(paths), p)
 		if len(paths) == 1 && named != "" {
@@ -231,18 +233,24 @@ func (s *Store) check(ctx context.Context, path string, noted []rbee.Model) (dig
 			continue
 		}
 		c, err := read(ctx, p, io.Discard)
-		if err != nil {
-			return nil, err
+		switch {
+		case err != nil:
+			unread = errors.Join(unread, err)
+		case want != "" && c.sha256 != want:
+			damage = errors.Join(damage, s.quarantine(ctx, c, want))
+		default:
+			digests[i], all = c.sha256, append(all, c)
 		}
-		digests[i] = c.sha256
-		if want != "" && c.sha256 != want {
-			return nil, s.quarantine(ctx, c, want)
-		}
+	}
+	if err := errors.Join(damage, unread); err != nil {
+		return nil, err
 	}
 	if len(paths) > 1 && named != "" && digestOfParts(digests) != named {
-		return nil, rbee.Errorf(rbee.CodeChecksumMismatch, "the digests of the parts are not those that the name of their directory is made of")
+		for _, c := range all {
+			damage = errors.Join(damage, s.quarantine(ctx, c, ""))
+		}
 	}
-	return digests, nil
+	return digests, damage
 }
 
 // noteOf is the digest of a part of a model in its note, "" if that tells none

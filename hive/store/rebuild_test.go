@@ -52,7 +52,7 @@ func (h *home) quarantined() []string {
 
 func TestARebuildCataloguesNothingDamaged(t *testing.T) {
 	for name, c := range map[string]struct {
-		damage func(h *home, s *store.Store) string // returns the digest of the file that is set aside
+		damage func(h *home, s *store.Store) string // returns the digests of the files that are set aside
 		left   int
 	}{
 		"a file": {func(h *home, s *store.Store) string {
@@ -74,7 +74,19 @@ func TestARebuildCataloguesNothingDamaged(t *testing.T) {
 			m := imported(h.t, s, rbee.ImportRequest{Path: h.split("big", "GGUF one", "GGUF two").Reference})
 			scribble(h.t, m.Parts[1].Path)
 			must(h.t, os.Remove(m.LocalPath+".json"))
-			return ""
+			return "model model"
+		}, 0},
+		"both parts": {func(h *home, s *store.Store) string {
+			m := imported(h.t, s, rbee.ImportRequest{Path: h.split("big", "GGUF one", "GGUF two").Reference})
+			scribble(h.t, m.Parts[0].Path)
+			scribble(h.t, m.Parts[1].Path)
+			return m.Parts[0].SHA256 + " " + m.Parts[1].SHA256
+		}, 0},
+		"a part beside one that is gone": {func(h *home, s *store.Store) string {
+			m := imported(h.t, s, rbee.ImportRequest{Path: h.split("big", "GGUF one", "GGUF two").Reference})
+			scribble(h.t, m.Parts[0].Path)
+			must(h.t, os.Remove(m.Parts[1].Path))
+			return m.Parts[0].SHA256
 		}, 0},
 		"a builtin": {func(h *home, s *store.Store) string {
 			m := resolve(h.t, s, beeRef)
@@ -98,10 +110,8 @@ func TestARebuildCataloguesNothingDamaged(t *testing.T) {
 			if got := refs(t, s); len(got) != c.left {
 				t.Errorf("catalogued: %v", got)
 			}
-			var want []string
-			if digest != "" {
-				want = []string{digest}
-			}
+			want := strings.Fields(digest)
+			slices.Sort(want)
 			if got := h.quarantined(); !slices.Equal(got, want) {
 				t.Errorf("in quarantine: %v, want %v", got, want)
 			}

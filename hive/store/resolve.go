@@ -8,6 +8,7 @@ import (
 
 	"rbee"
 	"rbee/hive/catalog"
+	"rbee/internal/sqlite"
 )
 
 // Resolve returns the row of a model whose files are on disk. A model that is
@@ -85,6 +86,26 @@ func (s *Store) take(ctx context.Context, d Delivery) (err error) {
 	}
 	// From here on it is short, and half of it would be a pity.
 	return s.catalogue(context.WithoutCancel(ctx), d.Model)
+}
+
+// Catalogued says whether a row of the catalog has the file, or the first part of
+// a split model, at a path. Such a file was checked when it came.
+func (s *Store) Catalogued(ctx context.Context, path string) (bool, error) {
+	rows, err := s.cfg.Catalog.ByPath(ctx, path)
+	return len(rows) > 0, err
+}
+
+// TakeUp says whether the file at a path, which may have no row, has a digest.
+// It reads the file, and syncs it.
+func (f Files) TakeUp(ctx context.Context, path, sha256 string) (bool, error) {
+	c, err := read(ctx, path, io.Discard)
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case err != nil || c.sha256 != sha256:
+		return false, nil
+	}
+	return true, sqlite.Explain("write "+path, syncFile(path))
 }
 
 // Borrow makes a file of somebody else, such as the hub's own programs, the

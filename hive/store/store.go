@@ -7,17 +7,17 @@
 // The package knows nothing of workers.
 //
 // Each step is durable before the next begins, so whatever kills the program
-// leaves a row whose files are whole, or files without a row, which GC names:
+// leaves what is harmless:
 //
-//	taking in   file, note, row    a file without a row; a note that knows a row too many
-//	removing    row, file, note    a file without a row, or a note without a file
-//	verifying   rows, quarantine   a damaged file without a row
-//	evicting    as removing, all rows of the file first
-//	rebuilding  digest, row        a catalog that lacks rows, with the mark that says so
+//	taking in   files, note, row    files without a row, which GC names
+//	removing    row, files, note    files without a row; a note without a file, which GC names
+//	evicting    as removing, all rows of the files first
+//	verifying   quarantine, rows    a row whose file is gone, which is not served and is repaired
+//	rebuilding  digests, row        a catalog that lacks rows, with a mark that says so
 //
-// So a file under its digest that has no row may be damaged: who takes it up
-// reads it first. A lock of the directory keeps who takes files out apart from
-// who has put files in and is about to write the row.
+// A lock of the directory keeps who takes files out apart from who has put files
+// in and is about to write the row. A file without a row may be damaged, since
+// nobody verifies it: who takes it up reads it first (Files.Holds).
 package store
 
 import (

@@ -82,23 +82,32 @@ func notHere(ref rbee.ModelRef) *rbee.Error {
 		Suggest("see what is there with 'rbee models list'")
 }
 
-// verify reads one model, of which rows are the rows that were asked for.
+// verify reads one model, of which rows are the rows that were asked for. It
+// reads all of it: whatever is damaged must not stay where others look for it.
 func (s *Store) verify(ctx context.Context, rows []rbee.Model, report func(rbee.StoreProgress)) error {
 	m := rows[0]
 	files := m.Files()
 	progress := newMeter(m.Ref(), m.LocalPath, m.SizeBytes, report)
 	digests := make([]string, len(files))
+	var damaged []finding
+	var unknown error
 	for i, f := range files {
 		d, err := examine(ctx, f, progress)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
-			return endAll(rows, progress, rbee.StoreProgress{Stage: rbee.StoreSkipped, Error: rbee.AsError(err)})
+			unknown = err
 		case d.why != nil:
-			return s.condemn(ctx, m, d, progress)
+			damaged = append(damaged, d)
 		}
 		digests[i] = d.sha256
+	}
+	switch {
+	case damaged != nil:
+		return s.condemn(ctx, m, damaged, progress)
+	case unknown != nil:
+		return endAll(rows, progress, rbee.StoreProgress{Stage: rbee.StoreSkipped, Error: rbee.AsError(unknown)})
 	}
 	if err := s.record(ctx, m, digests); err != nil {
 		return err
@@ -164,9 +173,10 @@ func (d finding) holds() bool {
 	return d.unreadable || sizeFault(d.file) != nil
 }
 
-// condemn takes the rows of a model with a damaged file out of the catalog, then
-// sets the file aside, if it is the store's.
-func (s *Store) condemn(ctx context.Context, m rbee.Model, d finding, progress *meter) (err error) {
+// condemn sets the damaged files of a model aside, if they are the store's, then
+// takes its rows out of the catalog. In this order, since a row whose file is gone
+// is not served and is repaired, but a damaged file might be taken up again.
+func (s *Store) condemn(ctx context.Context, m rbee.Model, damaged []finding, progress *meter) (err error) {
 	release, err := s.files.alone(ctx)
 	if err != nil {
 		return err
@@ -176,17 +186,31 @@ func (s *Store) condemn(ctx context.Context, m rbee.Model, d finding, progress *
 	if err != nil {
 		return err
 	}
-	if !d.holds() {
-		return endAll(rows, progress, rbee.StoreProgress{Stage: rbee.StoreSkipped, Error: changed(d.file.Path)})
+	why := *damaged[0].why
+	damaged = slices.DeleteFunc(damaged, func(d finding) bool { return !d.holds() })
+	if len(damaged) == 0 {
+		return endAll(rows, progress, rbee.StoreProgress{Stage: rbee.StoreSkipped, Error: changed(m.LocalPath)})
+	}
+	for i, d := range damaged {
+		kept, err := s.setAside(d.file)
+		if err != nil {
+			return err
+		}
+		said := d.why.Message
+		if kept != "" {
+			said += "; it is kept as " + kept
+		}
+		if i == 0 {
+			why = *d.why
+			why.Message = said
+		} else {
+			why.Message += "; " + said
+		}
 	}
 	for _, row := range rows {
 		if err := s.strike(ctx, row); err != nil {
 			return err
 		}
-	}
-	kept, err := s.setAside(d.file)
-	if err != nil {
-		return err
 	}
 	if s.files.Owns(m.LocalPath) {
 		if err := ignoreGone(os.Remove(notePath(m.LocalPath))); err != nil {
@@ -195,7 +219,7 @@ func (s *Store) condemn(ctx context.Context, m rbee.Model, d finding, progress *
 	}
 	for _, row := range rows {
 		ref := row.Ref()
-		progress.end(rbee.StoreProgress{Stage: rbee.StoreDamaged, ModelRef: &ref, Error: s.verdict(row, d.why, kept)})
+		progress.end(rbee.StoreProgress{Stage: rbee.StoreDamaged, ModelRef: &ref, Error: s.again(row, why)})
 	}
 	return nil
 }
@@ -204,12 +228,8 @@ func changed(path string) *rbee.Error {
 	return rbee.Errorf(rbee.CodeConflict, "%s changed while it was read", path).Suggest("try again when nothing writes to it")
 }
 
-// verdict says what is wrong, where the file is now, and how to get it again.
-func (s *Store) verdict(m rbee.Model, why *rbee.Error, kept string) *rbee.Error {
-	e := *why
-	if kept != "" {
-		e.Message += "; it is kept as " + kept
-	}
+// again says how to get a model again.
+func (s *Store) again(m rbee.Model, e rbee.Error) *rbee.Error {
 	switch {
 	case m.Provider == rbee.ProviderHF:
 		return e.Suggest("get it again with 'rbee models pull %s'", m.Ref())
@@ -218,7 +238,7 @@ func (s *Store) verdict(m rbee.Model, why *rbee.Error, kept string) *rbee.Error 
 	case s.files.Owns(m.LocalPath):
 		return e.Suggest("bring an intact copy in with 'rbee models import %s'", m.Reference)
 	}
-	return e.Suggest("put an intact copy in its place, and see it with 'rbee models pull %s'", m.Ref())
+	return e.Suggest("put an intact copy in its place; then 'rbee models pull %s'", m.Ref())
 }
 
 // setAside moves a damaged file of the store to quarantine and returns where it
@@ -251,7 +271,12 @@ func (s *Store) quarantine(ctx context.Context, c content, want string) (err err
 	if err != nil {
 		return err
 	}
-	return s.verdict(rbee.Model{Provider: rbee.ProviderFile, Reference: c.path, LocalPath: c.path}, wrongDigest(c, want), kept)
+	e := rbee.Errorf(rbee.CodeChecksumMismatch, "the digest of %s is %s and is not what it was", c.path, c.sha256)
+	if want != "" {
+		e = wrongDigest(c, want)
+	}
+	e.Message += "; it is kept as " + kept
+	return e
 }
 
 // record notes digests that were not known.

@@ -110,6 +110,48 @@ func TestVerifySetsADamagedFileAside(t *testing.T) {
 	}
 }
 
+func TestVerifySetsEachDamagedPartAside(t *testing.T) {
+	h := newHome(t)
+	s, _ := h.open()
+	ref := h.split("big", "GGUF one", "GGUF two", "GGUF three")
+	m := imported(t, s, rbee.ImportRequest{Path: ref.Reference})
+	scribble(t, m.Parts[0].Path)
+	must(t, os.Remove(m.Parts[2].Path))
+	scribble(t, m.Parts[1].Path)
+	e := verify(t, s)
+	if want := []string{"damaged " + ref.String()}; !slices.Equal(e.said, want) {
+		t.Errorf("said %q, want %q", e.said, want)
+	}
+	want := []string{m.Parts[0].SHA256, m.Parts[1].SHA256}
+	slices.Sort(want)
+	if got := h.quarantined(); !slices.Equal(got, want) {
+		t.Errorf("in quarantine: %v, want %v", got, want)
+	}
+	if got := refs(t, s); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+func TestAFileHoldsADigest(t *testing.T) {
+	h := newHome(t)
+	files, path := store.FilesAt(h.models()), h.file("a.gguf", "GGUF a").Reference
+	for name, c := range map[string]struct {
+		path, digest string
+		want         bool
+	}{
+		"its own":    {path, sum("GGUF a"), true},
+		"another":    {path, sum("GGUF b"), false},
+		"no file":    {path + "x", sum("GGUF a"), false},
+		"no regular": {h.dir, sum("GGUF a"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := files.Holds(t.Context(), c.path, c.digest); err != nil || got != c.want {
+				t.Errorf("got %t, %v", got, err)
+			}
+		})
+	}
+}
+
 func TestVerifySaysHowToGetAModelAgain(t *testing.T) {
 	h := newHome(t)
 	s, _ := h.open()
