@@ -145,7 +145,7 @@ func TestAFileHoldsADigest(t *testing.T) {
 		"no regular": {h.dir, sum("GGUF a"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, err := files.Holds(t.Context(), c.path, c.digest); err != nil || got != c.want {
+			if got, err := files.TakeUp(t.Context(), c.path, c.digest); err != nil || got != c.want {
 				t.Errorf("got %t, %v", got, err)
 			}
 		})
