@@ -141,7 +141,7 @@ func Explain(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case code(err) == lib.SQLITE_FULL, errors.Is(err, syscall.ENOSPC):
+	case isFull(err):
 		return rbee.Errorf(rbee.CodeInsufficientDisk, "cannot %s: the disk is full", what).
 			WithCause(err).Suggest("free some space on the disk that holds the state directory")
 	case code(err) == lib.SQLITE_READONLY, code(err) == lib.SQLITE_CANTOPEN, code(err) == lib.SQLITE_PERM,
@@ -153,6 +153,13 @@ func Explain(what string, err error) error {
 			WithCause(err).Suggest("try again; if it lasts, stop the other rbee programs of this state directory")
 	}
 	return fmt.Errorf("cannot %s: %w", what, err)
+}
+
+// isFull says whether err means that there is no space on the disk. For the
+// shared memory beside a database SQLite has a code of its own for that.
+func isFull(err error) bool {
+	var e *driver.Error
+	return code(err) == lib.SQLITE_FULL || errors.Is(err, syscall.ENOSPC) || errors.As(err, &e) && e.Code() == lib.SQLITE_IOERR_SHMSIZE
 }
 
 // code is SQLite's primary result code in err's chain, 0 if there is none.
