@@ -134,18 +134,7 @@ func (h *Hive) followDownload(ctx context.Context, in *downloadIn, w http.Respon
 	if err := out.JSON(now); err != nil {
 		return gone(ctx, err)
 	}
-	for p, err := range changes {
-		if err != nil {
-			return nil //nolint:nilerr // the reader left or is too slow; both know
-		}
-		if err := out.JSON(p); err != nil {
-			return gone(ctx, err)
-		}
-	}
-	if err := out.Done(); err != nil {
-		return gone(ctx, err)
-	}
-	return nil
+	return tellChanges(ctx, out, changes)
 }
 
 type cancelIn struct {

@@ -3,6 +3,7 @@ package hive
 import (
 	"context"
 	"io"
+	"iter"
 	"net/http"
 	"time"
 
@@ -146,6 +147,11 @@ func (h *Hive) streamEvents(ctx context.Context, _ *struct{}, w http.ResponseWri
 	if err := out.JSON(rbee.Event{Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers, Downloads: h.store.Downloads()}); err != nil {
 		return gone(ctx, err)
 	}
+	return tellChanges(ctx, out, changes)
+}
+
+// tellChanges sends what a feed tells, to its end.
+func tellChanges[T any](ctx context.Context, out *sse.Writer, changes iter.Seq2[T, error]) error {
 	for e, err := range changes {
 		if err != nil {
 			return nil //nolint:nilerr // the reader left or is too slow; both know
