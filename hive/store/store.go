@@ -124,9 +124,18 @@ func (s *Store) Used(ctx context.Context, ref rbee.ModelRef, at time.Time) error
 	return s.cfg.Catalog.Touch(ctx, ref, at)
 }
 
+// listPatience is how long a list waits for a catalog that is being made anew:
+// for that of a few models, which takes a moment, it is worth it.
+const listPatience = 2 * time.Second
+
 // Models lists the models that can be served as they are, of a catalog that is
-// being made anew those that it has so far.
+// being made anew for long those that it has so far.
 func (s *Store) Models(ctx context.Context) ([]rbee.Model, error) {
+	patience, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	if err := s.settled(patience); err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	all, err := s.cfg.Catalog.Models(ctx)
 	if err != nil {
 		return nil, err
