@@ -14,6 +14,7 @@ import (
 
 	"rbee"
 	"rbee/worker/engine/sampling"
+	"rbee/worker/grammar"
 )
 
 // Token is the number of an entry of a model's vocabulary.
@@ -33,7 +34,69 @@ type Options struct {
 	Threads   int           // compute threads, default one less than the CPUs, at least 1
 	Queue     int           // requests that may wait for a slot
 	Logger    *slog.Logger  // default discards
+
+	NoPrefixCache bool // compute each prompt anew
+	DraftTokens   int  // tokens that prompt lookup proposes in a step at most, default 16; negative turns it off
+
+	KVType         KVType          // of the KV cache's numbers, default f16
+	FlashAttention FlashAttention  // default auto
+	NoMmap         bool            // read the weights into memory of their own
+	Mlock          bool            // keep the weights from being swapped out
+	GPULayers      int             // layers on the device, default all; negative keeps all in RAM
+	Split          Split           // how a model is spread over several devices, default none: it is on one
+	Devices        []rbee.DeviceID // devices to spread over, default all of the backend; with Split only
+	TensorSplit    []float32       // shares of the devices, default by their free memory
+	RoPEScaling    RoPEScaling     // default what the model says
+	RoPEFreqBase   float32         // default what the model says
+	RoPEFreqScale  float32         // such as 0.25 for four times the context; default what the model says
+	LoRA           []LoRA          // adapters, all applied to all requests
 }
+
+// LoRA is an adapter to a model's weights, and how strongly it is applied.
+type LoRA struct {
+	Path  string
+	Scale float32
+}
+
+// KVType is the type of the numbers in the KV cache.
+type KVType string
+
+// The types of a KV cache. The quantised ones take a half and a quarter of the memory.
+const (
+	KVF16 KVType = "f16"
+	KVQ8  KVType = "q8_0"
+	KVQ4  KVType = "q4_0"
+)
+
+// FlashAttention says whether to compute attention without its whole matrix.
+type FlashAttention string
+
+// Auto uses it where the backend can.
+const (
+	FlashAuto FlashAttention = "auto"
+	FlashOn   FlashAttention = "on"
+	FlashOff  FlashAttention = "off"
+)
+
+// Split says how a model is spread over several devices.
+type Split string
+
+// Layers go to devices whole, or rows of each layer do.
+const (
+	SplitNone  Split = "none"
+	SplitLayer Split = "layer"
+	SplitRow   Split = "row"
+)
+
+// RoPEScaling says how positions beyond the trained context are mapped into it.
+type RoPEScaling string
+
+// The kinds of scaling that models know.
+const (
+	RoPENone   RoPEScaling = "none"
+	RoPELinear RoPEScaling = "linear"
+	RoPEYaRN   RoPEScaling = "yarn"
+)
 
 // Loader loads a model and blocks until it is loaded, has failed, or ctx ends,
 // which cancels the load. It calls progress, which may be nil and must not
@@ -58,6 +121,8 @@ type Info struct {
 	KVTokens       int // KV cells that all slots share
 	Slots          int
 	Threads        int
+	Embedding      int  // length of the vectors that Embed gives
+	EmbeddingOnly  bool // the model gives vectors and no text
 	SizeBytes      int64
 	Parameters     uint64
 	Backend        rbee.Backend
@@ -71,7 +136,14 @@ type Request struct {
 	MaxTokens int     // at least 1; capped to the room that the prompt leaves
 	Sampling  sampling.Params
 	IgnoreEOS bool // never choose a token that ends the text
+
+	Grammar     *grammar.Grammar // what the answer must be, nil for anything
+	Logprobs    bool             // tell the probability of each token
+	TopLogprobs int              // and of so many of the most likely, from 0 to MaxTopLogprobs
 }
+
+// MaxTopLogprobs is the most alternatives to a token that are told.
+const MaxTopLogprobs = 20
 
 // Piece is one generated token and the bytes it adds to the text. The bytes
 // may end inside a UTF-8 character, may be empty, are shared and must not be
@@ -79,6 +151,9 @@ type Request struct {
 type Piece struct {
 	Token Token
 	Bytes []byte
+
+	Logprob float64                // natural logarithm of its probability, if asked for
+	Top     []sampling.Alternative // the most likely tokens, if asked for; valid until emit returns
 }
 
 // Result tells how a generation went. It is filled as far as the generation
@@ -91,6 +166,9 @@ type Result struct {
 	Queued       time.Duration // from the call to the first work on the prompt
 	Prefill      time.Duration // from there to the first token
 	Decode       time.Duration // from the first token to the end
+
+	DraftTokens    int // tokens proposed by prompt lookup
+	AcceptedTokens int // of those, the ones that came true
 }
 
 // Stats are figures of one moment, and counters since the load.
@@ -99,13 +177,47 @@ type Stats struct {
 	SlotsBusy  int
 	Queued     int
 	QueueSize  int // requests that may wait
-	KVUsed     int // KV cells promised to the running requests
+	KVUsed     int // KV cells of the running requests; shared ones count once
+	KVCached   int // KV cells kept for prompts that begin alike
 	KVTotal    int
+	Threads    int // compute threads of the last step
 
 	Steps           uint64 // batches computed
 	Requests        uint64 // generations that got a slot
-	PromptTokens    uint64
+	PromptTokens    uint64 // tokens of prompts that were computed
 	GeneratedTokens uint64
+	CachedTokens    uint64 // tokens of prompts whose KV was reused
+	CacheHits       uint64 // requests that reused some
+	PutBacks        uint64 // times that a request lost its KV cells to older ones
+	DraftTokens     uint64
+	AcceptedTokens  uint64
+	BatchTokens     uint64        // tokens of all batches
+	StepTime        time.Duration // spent on all batches
+	LastStep        time.Duration
+	EmbeddedTokens  uint64
+}
+
+// SlotState tells what a slot does.
+type SlotState string
+
+// What a slot does.
+const (
+	SlotIdle       SlotState = "idle"
+	SlotPrefill    SlotState = "prefill"
+	SlotGenerating SlotState = "generating"
+	SlotBlocked    SlotState = "blocked" // its reader is behind
+)
+
+// SlotInfo is one slot at one moment.
+type SlotInfo struct {
+	Slot            int           `json:"slot"`
+	State           SlotState     `json:"state"`
+	PromptTokens    int           `json:"prompt_tokens"`
+	CachedTokens    int           `json:"cached_tokens"`
+	GeneratedTokens int           `json:"generated_tokens"`
+	MaxTokens       int           `json:"max_tokens"`
+	KVTokens        int           `json:"kv_tokens"` // KV cells it holds, shared ones included
+	Running         time.Duration `json:"-"`         // since its request got it
 }
 
 // Engine is a loaded model. Its methods may be called from many goroutines.
@@ -131,12 +243,22 @@ type Engine interface {
 	// length, eos, stop (emit returned false), canceled (ctx ended; at most one
 	// batch later) and shutdown (Close). Errors: CONTEXT_LENGTH_EXCEEDED with
 	// prompt_tokens and context_tokens if the prompt leaves no room for one
-	// token; ALL_SLOTS_BUSY with slots_total and slots_busy if no slot is free
-	// and the queue is full; INVALID_REQUEST; WORKER_NOT_READY after Close;
+	// token; ALL_SLOTS_BUSY with slots_total, slots_busy and retry_after_seconds
+	// if no slot is free and the queue is full; INVALID_REQUEST; WORKER_NOT_READY after Close;
 	// INTERNAL_ERROR if the batch could not be computed.
 	Generate(ctx context.Context, r Request, emit func(Piece) bool) (Result, error)
 
+	// Embed gives one vector of length 1 for each input, in order, and blocks
+	// until they are computed or ctx ends, whose error it then returns. Errors:
+	// CONTEXT_LENGTH_EXCEEDED, INVALID_REQUEST for an input without tokens and
+	// for unknown tokens, BACKEND_UNAVAILABLE if the model gives no vectors,
+	// ALL_SLOTS_BUSY, WORKER_NOT_READY after Close.
+	Embed(ctx context.Context, inputs [][]Token) ([][]float32, error)
+
 	Stats() Stats
+
+	// Slots tells what each slot does.
+	Slots() []SlotInfo
 
 	// Close ends all generations with the reason shutdown, blocks until the
 	// engine's goroutines ended and frees the model. It may be called again.

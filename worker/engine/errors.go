@@ -1,6 +1,12 @@
 package engine
 
-import "rbee"
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"rbee"
+)
 
 // The errors that every implementation of Engine reports alike.
 
@@ -19,12 +25,17 @@ func ErrContextLength(promptTokens, contextTokens int) *rbee.Error {
 }
 
 // ErrBusy refuses a request that finds no free slot and a full queue.
-func ErrBusy(total, busy int) *rbee.Error {
+// A slot is to be expected after about the time retry.
+func ErrBusy(total, busy int, retry time.Duration) *rbee.Error {
 	return rbee.Errorf(rbee.CodeAllSlotsBusy,
 		"cannot generate: %d of %d slots are busy and the queue is full", busy, total).
 		With("slots_total", total).With("slots_busy", busy).
+		With("retry_after_seconds", int(min(max(1, math.Ceil(retry.Seconds())), maxRetrySeconds))).
 		Suggest("try again in a moment, or start a worker with more --slots")
 }
+
+// maxRetrySeconds is the longest wait that is worth suggesting.
+const maxRetrySeconds = 120
 
 // CheckRequest finds what is wrong with a request, before it costs anything.
 func CheckRequest(r Request) error {
@@ -38,9 +49,51 @@ func CheckRequest(r Request) error {
 	if r.MaxTokens < 1 {
 		fault("max_tokens", "must be at least 1")
 	}
+	if r.TopLogprobs < 0 || r.TopLogprobs > MaxTopLogprobs {
+		fault("top_logprobs", fmt.Sprintf("must be from 0 to %d", MaxTopLogprobs))
+	}
 	faults = append(faults, r.Sampling.Faults()...)
 	if len(faults) > 0 {
 		return rbee.InvalidRequest(faults...)
 	}
 	return nil
+}
+
+// CheckInputs finds what is wrong with the inputs of Embed.
+func CheckInputs(inputs [][]Token, info Info) error {
+	if info.Embedding == 0 {
+		return rbee.Errorf(rbee.CodeBackendUnavailable, "cannot embed: the model %s gives no vectors", info.Name).
+			Suggest("choose an embedding model")
+	}
+	var faults []rbee.Fault
+	if len(inputs) == 0 {
+		faults = append(faults, rbee.Fault{Field: "input", Problem: "must not be empty"})
+	}
+	for i, tokens := range inputs {
+		field := fmt.Sprintf("input[%d]", i)
+		if len(tokens) == 0 {
+			faults = append(faults, rbee.Fault{Field: field, Problem: "must not be empty"})
+		}
+		for _, t := range tokens {
+			if t < 0 || int(t) >= info.Vocab {
+				faults = append(faults, rbee.Fault{Field: field, Problem: fmt.Sprintf("has tokens outside 0 to %d", info.Vocab-1)})
+				break
+			}
+		}
+		if len(tokens) > info.Context {
+			return ErrInputLength(len(tokens), info.Context)
+		}
+	}
+	if len(faults) > 0 {
+		return rbee.InvalidRequest(faults...)
+	}
+	return nil
+}
+
+// ErrInputLength refuses a text that is too long to embed.
+func ErrInputLength(inputTokens, contextTokens int) *rbee.Error {
+	return rbee.Errorf(rbee.CodeContextLengthExceeded,
+		"cannot embed: an input has %d tokens, and the context is %d tokens", inputTokens, contextTokens).
+		With("prompt_tokens", inputTokens).With("context_tokens", contextTokens).
+		Suggest("split the text, or start a worker with a larger --context")
 }

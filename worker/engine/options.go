@@ -3,15 +3,17 @@ package engine
 import (
 	"fmt"
 	"log/slog"
-	"runtime"
+	"os"
 
 	"rbee"
+	"rbee/worker/engine/threads"
 )
 
 // Defaults of Options.
 const (
-	DefaultSlots      = 4
-	DefaultMaxContext = 8192 // tokens
+	DefaultSlots       = 4
+	DefaultMaxContext  = 8192 // tokens
+	DefaultDraftTokens = 16
 )
 
 // MaxSlots is the most slots that an engine serves.
@@ -33,6 +35,10 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 	if o.Context == 0 {
 		o.Context = min(trainedContext, DefaultMaxContext)
 	}
+	o.defaultTypes()
+	if o.RoPEFreqScale > 0 && o.RoPEFreqScale < 1 {
+		trainedContext = int(float64(trainedContext) / float64(o.RoPEFreqScale))
+	}
 	if o.Context > trainedContext {
 		o.Logger.Warn("the context is cut to what the model was trained with", "asked_tokens", o.Context, "trained_tokens", trainedContext)
 		o.Context = trainedContext
@@ -41,7 +47,7 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 		o.KVTokens = o.Context
 	}
 	if o.Threads == 0 {
-		o.Threads = max(1, runtime.GOMAXPROCS(0)-1)
+		o.Threads = threads.Default(os.DirFS("/"))
 	}
 	var faults []rbee.Fault
 	check := func(ok bool, field, format string, args ...any) {
@@ -54,8 +60,34 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 	check(o.KVTokens >= o.Context, "kv_tokens", "must be at least the context, %d tokens", o.Context)
 	check(o.Threads >= 1 && o.Threads <= 512, "threads", "must be from 1 to 512")
 	check(o.Queue >= 0, "queue", "must be 0 or more")
+	check(o.DraftTokens <= 64, "draft_tokens", "must be at most 64")
+	check(o.KVType == KVF16 || o.KVType == KVQ8 || o.KVType == KVQ4, "kv_type", "must be f16, q8_0 or q4_0")
+	check(o.KVType == KVF16 || o.FlashAttention != FlashOff, "flash_attention", "must not be off with a KV cache of %s", o.KVType)
+	check(o.FlashAttention == FlashAuto || o.FlashAttention == FlashOn || o.FlashAttention == FlashOff,
+		"flash_attention", "must be auto, on or off")
+	check(o.Split == SplitNone || o.Split == SplitLayer || o.Split == SplitRow, "split", "must be none, layer or row")
+	check(o.RoPEScaling == "" || o.RoPEScaling == RoPENone || o.RoPEScaling == RoPELinear || o.RoPEScaling == RoPEYaRN,
+		"rope_scaling", "must be none, linear or yarn")
+	check(o.RoPEFreqBase >= 0, "rope_freq_base", "must be 0 or more")
+	check(o.RoPEFreqScale >= 0, "rope_freq_scale", "must be 0 or more")
+	check(o.GPULayers <= 1<<16, "gpu_layers", "must be at most %d", 1<<16)
 	if len(faults) > 0 {
 		return o, rbee.InvalidRequest(faults...)
 	}
 	return o, nil
+}
+
+func (o *Options) defaultTypes() {
+	if o.KVType == "" {
+		o.KVType = KVF16
+	}
+	if o.FlashAttention == "" {
+		o.FlashAttention = FlashAuto
+	}
+	if o.Split == "" {
+		o.Split = SplitNone
+	}
+	if o.DraftTokens == 0 {
+		o.DraftTokens = DefaultDraftTokens
+	}
 }

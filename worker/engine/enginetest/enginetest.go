@@ -46,9 +46,16 @@ func Run(t *testing.T, load engine.Loader, o engine.Options) {
 		{"a canceled request leaves the queue", s.cancelQueued},
 		{"a full queue refuses", s.queueFull},
 		{"KV cells are what a request waits for", s.cells},
+		{"answers that outgrow the KV cells wait", s.crowd},
 		{"a slow reader holds up nobody", s.slowReader},
 		{"a panic in emit frees the slot", s.panics},
 		{"close ends all generations", s.closes},
+		{"a prompt that is known gives the same text", s.reuse},
+		{"probabilities are told", s.logprobs},
+		{"a grammar is kept", s.grammar},
+		{"vectors have length 1 and are of their input", s.embed},
+		{"bad inputs of vectors are refused", s.badInputs},
+		{"slots are told", s.slots},
 		{"text survives tokens", s.roundTrip},
 		{"random cancels leak nothing", s.stress},
 	} {
@@ -105,6 +112,27 @@ type output struct {
 	engine.Result
 	text   string
 	tokens []engine.Token
+	top    [][]sampling.Alternative
+}
+
+// rounding is by how much the logarithm of a probability may differ when an
+// engine computes it in a batch of another shape, or from other KV cells.
+const rounding = 0.3
+
+// sameButForRounding fails the test if two greedy texts part where the first
+// one, which has its alternatives, was sure of itself.
+func sameButForRounding(t *testing.T, name string, want, got output) {
+	t.Helper()
+	for i, token := range want.tokens[:min(len(want.tokens), len(got.tokens))] {
+		if got.tokens[i] == token {
+			continue
+		}
+		at := slices.IndexFunc(want.top[i], func(a sampling.Alternative) bool { return a.Token == got.tokens[i] })
+		if at < 0 || want.top[i][0].Logprob-want.top[i][at].Logprob > rounding {
+			t.Errorf("%s: token %d is %d, and should be one of %+v", name, i, got.tokens[i], want.top[i])
+		}
+		return
+	}
 }
 
 func generate(t testing.TB, e engine.Engine, r engine.Request) output {
@@ -123,6 +151,9 @@ func collect(ctx context.Context, e engine.Engine, r engine.Request) (output, er
 	out.Result, err = e.Generate(ctx, r, func(p engine.Piece) bool {
 		text.Write(p.Bytes)
 		out.tokens = append(out.tokens, p.Token)
+		if r.Logprobs {
+			out.top = append(out.top, slices.Clone(p.Top))
+		}
 		return true
 	})
 	out.text = text.String()

@@ -26,6 +26,7 @@ func (s suite) badRequests(t *testing.T) {
 			"negative token":      {Tokens: []engine.Token{-1}, MaxTokens: 1},
 			"unknown token":       {Tokens: []engine.Token{math.MaxInt32}, MaxTokens: 1},
 			"broken UTF-8":        {Prompt: "a\xffb", MaxTokens: 1},
+			"top_logprobs":        {Prompt: Story, MaxTokens: 1, Logprobs: true, TopLogprobs: 21},
 			"bad temperature":     {Prompt: Story, MaxTokens: 1, Sampling: sampling.Params{Temperature: math.NaN()}},
 		} {
 			if _, err := collect(t.Context(), e, r); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
@@ -181,7 +182,8 @@ func (s suite) queueFull(t *testing.T) {
 		eventually(t, "the request to queue", func() bool { return e.Stats().Queued == 1 })
 		_, err := collect(t.Context(), e, story(5))
 		got := wantCode(t, err, rbee.CodeAllSlotsBusy)
-		if got.Details["slots_total"] != 2 || got.Details["slots_busy"] != 2 {
+		retry, _ := got.Details["retry_after_seconds"].(int)
+		if got.Details["slots_total"] != 2 || got.Details["slots_busy"] != 2 || retry < 1 {
 			t.Errorf("details are %v", got.Details)
 		}
 		held.end()
@@ -190,16 +192,73 @@ func (s suite) queueFull(t *testing.T) {
 	})
 }
 
+// long is a prompt of so many tokens that has little in common with others of its kind.
+func long(t *testing.T, e engine.Engine, kind string, n int) []engine.Token {
+	t.Helper()
+	tokens, err := e.Tokenize(strings.Repeat(kind+" ", n), true)
+	if err != nil || len(tokens) < n {
+		t.Fatalf("%d tokens, %v", len(tokens), err)
+	}
+	return tokens[:n]
+}
+
+// cells has prompts that do not fit together. The second one waits for the end of the first.
 func (s suite) cells(t *testing.T) {
 	s.use(t, func(o *engine.Options) { o.Slots, o.Context, o.KVTokens = 4, 256, 256 }, func(e engine.Engine) {
-		held := occupy(t, e, 1, 150)
+		blocked, release := make(chan struct{}), make(chan struct{})
 		var wg sync.WaitGroup
-		wg.Go(func() { generate(t, e, story(150)) })
+		wg.Go(func() {
+			calls := 0
+			r := engine.Request{Tokens: long(t, e, "the", 180), MaxTokens: 50, IgnoreEOS: true}
+			result, err := e.Generate(t.Context(), r, func(engine.Piece) bool {
+				if calls++; calls == 1 {
+					close(blocked)
+					<-release
+				}
+				return true
+			})
+			if err != nil || result.Tokens != 50 {
+				t.Errorf("the first: %+v, %v", result, err)
+			}
+		})
+		<-blocked
+		wg.Go(func() {
+			generate(t, e, engine.Request{Tokens: long(t, e, "bee", 120), MaxTokens: 5, IgnoreEOS: true})
+		})
 		eventually(t, "the request to wait for KV cells", func() bool { return e.Stats().Queued == 1 })
-		if st := e.Stats(); st.SlotsBusy != 1 || st.KVUsed < 150 || st.KVUsed > st.KVTotal {
+		if st := e.Stats(); st.SlotsBusy != 1 || st.KVUsed < 180 || st.KVUsed > st.KVTotal {
 			t.Errorf("stats are %+v", st)
 		}
-		held.end()
+		close(release)
+		wg.Wait()
+		free(t, e)
+	})
+}
+
+// crowd has answers that grow until there is no room for all of them: some have
+// to wait in the middle, and nobody notices more than that.
+func (s suite) crowd(t *testing.T) {
+	s.use(t, func(o *engine.Options) { o.Slots, o.Context, o.KVTokens = 4, 256, 256 }, func(e engine.Engine) {
+		kinds := []string{"the", "bee", "and", "flower", "sun", "river"}
+		request := func(i int) engine.Request {
+			return engine.Request{
+				Tokens: long(t, e, kinds[i], 20+i), MaxTokens: 150, IgnoreEOS: true, Logprobs: true, TopLogprobs: 5,
+			}
+		}
+		var alone []output
+		for i := range kinds {
+			alone = append(alone, generate(t, e, request(i)))
+		}
+		var wg sync.WaitGroup
+		for i := range kinds {
+			wg.Go(func() {
+				out := generate(t, e, request(i))
+				if out.Tokens != 150 || out.Reason != rbee.StopLength || len(out.tokens) != 150 {
+					t.Errorf("%q in a crowd: %+v", kinds[i], out.Result)
+				}
+				sameButForRounding(t, kinds[i], alone[i], out)
+			})
+		}
 		wg.Wait()
 		free(t, e)
 	})

@@ -101,7 +101,7 @@ func load(ctx context.Context, s Script, o engine.Options, progress func(rbee.Lo
 	e.info = engine.Info{
 		Name: "fake", Architecture: "fake", Quantisation: "F16", Layers: layers, Vocab: vocabulary(),
 		TrainedContext: trainedContext, Context: o.Context, KVTokens: o.KVTokens,
-		Slots: o.Slots, Threads: o.Threads, SizeBytes: file.Size(), Parameters: 1,
+		Slots: o.Slots, Threads: o.Threads, SizeBytes: file.Size(), Parameters: 1, Embedding: embedding,
 		Backend: o.Backend, Device: o.Device,
 	}
 	return e, nil
@@ -147,7 +147,7 @@ func (e *Engine) Stats() engine.Stats {
 	c := e.gate.Counts()
 	return engine.Stats{
 		SlotsTotal: e.info.Slots, SlotsBusy: c.Busy, Queued: c.Queued, QueueSize: e.queue,
-		KVUsed: c.CellsUsed, KVTotal: e.info.KVTokens, Steps: e.steps.Load(), Requests: c.Entered,
+		Threads: e.info.Threads, KVUsed: c.CellsUsed, KVTotal: e.info.KVTokens, Steps: e.steps.Load(), Requests: c.Entered,
 		PromptTokens: e.promptTokens.Load(), GeneratedTokens: e.generated.Load(),
 	}
 }
@@ -202,7 +202,7 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 	result.Queued = time.Since(called)
 	switch {
 	case errors.Is(err, slots.ErrFull):
-		return result, engine.ErrBusy(e.info.Slots, e.gate.Counts().Busy)
+		return result, engine.ErrBusy(e.info.Slots, e.gate.Counts().Busy, time.Second)
 	case errors.Is(err, slots.ErrClosed):
 		result.Reason = rbee.StopShutdown
 		return result, nil
@@ -255,6 +255,7 @@ func (e *Engine) decode(
 ) error {
 	s := e.script
 	text := source(r, prompt)
+	rule := newRule(r)
 	for n := 1; n <= limit; n++ {
 		if s.StallAt == n {
 			result.Reason = e.pause(ctx, 0, make(chan struct{})) // for ever
@@ -274,10 +275,14 @@ func (e *Engine) decode(
 			result.Reason = rbee.StopEOS
 			return nil
 		}
-		t := text()
+		t := rule.follow(text())
+		if t == tokenEnd {
+			result.Reason = rbee.StopEOS
+			return nil
+		}
 		e.generated.Add(1)
 		result.Tokens++
-		if !emit(engine.Piece{Token: t, Bytes: bytesOf(t)}) {
+		if !emit(piece(r, t)) {
 			result.Reason = rbee.StopString
 			return nil
 		}
@@ -289,13 +294,11 @@ func (e *Engine) decode(
 // source makes the tokens of a text. They depend on the prompt and, unless
 // greedy, on the seed.
 func source(r engine.Request, prompt []engine.Token) func() engine.Token {
-	h := fnv.New64a()
-	_ = binary.Write(h, binary.LittleEndian, prompt) // a hash takes everything
 	seed := uint64(0)
 	if r.Sampling.Temperature > 0 {
 		seed = r.Sampling.Seed + 1
 	}
-	random := rand.New(rand.NewPCG(h.Sum64(), seed)) //nolint:gosec // not for secrets
+	random := rand.New(rand.NewPCG(hash(prompt), seed)) //nolint:gosec // not for secrets
 	rest := ""
 	return func() engine.Token {
 		if rest == "" {
@@ -309,4 +312,10 @@ func source(r engine.Request, prompt []engine.Token) func() engine.Token {
 		rest = rest[1:]
 		return firstByte + engine.Token(b)
 	}
+}
+
+func hash(tokens []engine.Token) uint64 {
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.LittleEndian, tokens) // a hash takes everything
+	return h.Sum64()
 }

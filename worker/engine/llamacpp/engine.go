@@ -2,8 +2,8 @@ package llamacpp
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,13 +16,13 @@ import (
 	"rbee/worker/engine"
 	"rbee/worker/engine/sampling"
 	"rbee/worker/engine/slots"
+	"rbee/worker/grammar"
 )
 
 // Engine is a loaded model with its loop.
 type Engine struct {
 	lib   *library
 	info  engine.Info
-	gate  *slots.Gate
 	queue int
 	loop  sync.WaitGroup
 	wake  chan struct{} // one message: there is something new for the loop
@@ -30,11 +30,14 @@ type Engine struct {
 	inUse sync.RWMutex // held for reading while the vocabulary is read outside the loop
 	freed bool
 
-	mu       sync.Mutex
-	incoming []*sequence // admitted, not yet seen by the loop
-	closed   bool
+	makeWords sync.Once
+	words     *grammar.Vocabulary // for grammars
 
-	steps, promptTokens, generated atomic.Uint64
+	mu      sync.Mutex
+	line    line
+	figures engine.Stats // as of the last step
+	doing   []engine.SlotInfo
+	ending  atomic.Bool // set by Close
 
 	// Everything below belongs to the loop.
 	model    llama.Model
@@ -42,26 +45,33 @@ type Engine struct {
 	context  llama.Context
 	memory   llama.Memory
 	batch    llama.Batch
-	active   []*sequence // in the order of their admission
-	computed []*sequence // those in the batch
-	samplers []*sampling.Sampler
-	pieces   []piece
-	masked   []engine.Token // tokens that the model says must never be chosen
-	enders   []engine.Token // tokens that end a text; found when first needed
-	ending   atomic.Bool    // set by Close
+	adapters []llama.AdapterLora
+	scales   []float32   // of the adapters
+	threads  int         // that the context has
+	cellTime float64     // seconds that a row takes to pass over a KV cell of another sequence
+	padID    llama.SeqId // sequence of rows that fill up a batch, 0 if there is none
+	padded   bool        // the batch has such a row
+	outputs  int         // rows of logits that a batch may ask for
+	book     *slots.Book
+	noReuse  bool // prompts are computed anew
+	whole    bool // sequences can't be shared or cut
+	count    engine.Stats
+
+	active     []*sequence // those with a slot, in the order of their coming in
+	computed   []*sequence // those in the batch
+	spareSlots []int
+	samplers   []*sampling.Sampler // that no sequence uses
+	pieces     [][]byte            // of each token that was needed
+	masked     []engine.Token      // tokens that the model says must never be chosen
+	enders     []engine.Token      // tokens that end a text
+	ends       []bool              // the same, by token
 
 	abortID      uintptr
 	watching     bool
-	lastStep     time.Duration
-	promptSpeed  float64 // tokens per second of late, 0 if unknown
-	parallelFrom int     // logits of a step from which they are sampled in parallel
-}
-
-// piece is what is known of a token.
-type piece struct {
-	bytes []byte
-	known bool
-	ends  bool
+	pace         pace
+	maxDraft     int
+	parallelFrom int // logits of a step from which they are sampled in parallel
+	embeds       embeds
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -122,23 +132,53 @@ func (e *Engine) inVocabulary(t engine.Token) bool { return t >= 0 && int(t) < e
 
 // Stats implements engine.Engine.
 func (e *Engine) Stats() engine.Stats {
-	c := e.gate.Counts()
-	return engine.Stats{
-		SlotsTotal: e.info.Slots, SlotsBusy: c.Busy,
-		Queued: c.Queued, QueueSize: e.queue,
-		KVUsed: c.CellsUsed, KVTotal: e.info.KVTokens,
-		Steps: e.steps.Load(), Requests: c.Entered,
-		PromptTokens: e.promptTokens.Load(), GeneratedTokens: e.generated.Load(),
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.figures
+	s.Queued = len(e.line.waiting)
+	return s
+}
+
+// Slots implements engine.Engine.
+func (e *Engine) Slots() []engine.SlotInfo {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.doing)
+}
+
+// publish tells Stats and Slots how things are.
+func (e *Engine) publish() {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.count
+	s.SlotsTotal, s.SlotsBusy, s.QueueSize = e.info.Slots, len(e.active), e.queue
+	s.KVTotal = e.info.KVTokens
+	s.KVUsed, s.KVCached = e.book.Used()
+	s.Threads = e.pace.threads
+	e.figures = s
+	for i := range e.doing {
+		e.doing[i] = engine.SlotInfo{Slot: i, State: engine.SlotIdle}
+	}
+	for _, seq := range e.active {
+		state := engine.SlotPrefill
+		switch {
+		case seq.stalled.Load():
+			state = engine.SlotBlocked
+		case seq.made() > 0:
+			state = engine.SlotGenerating
+		}
+		e.doing[seq.slot] = engine.SlotInfo{
+			Slot: seq.slot, State: state, PromptTokens: seq.prompt, CachedTokens: seq.result.CachedTokens,
+			GeneratedTokens: seq.made(), MaxTokens: seq.limit, KVTokens: seq.held.Len(), Running: now.Sub(seq.began),
+		}
 	}
 }
 
 // Close implements engine.Engine. A batch that is being computed is given up.
 func (e *Engine) Close() error {
 	e.ending.Store(true)
-	e.gate.Close()
-	e.mu.Lock()
-	e.closed = true
-	e.mu.Unlock()
+	e.closeLine()
 	e.nudge()
 	e.loop.Wait()
 	return nil
@@ -159,25 +199,12 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 	if err != nil {
 		return engine.Result{}, err
 	}
-	result := engine.Result{PromptTokens: len(seq.prompt)}
-	slot, err := e.gate.Enter(ctx, seq.cells)
-	result.Queued = time.Since(called)
-	switch {
-	case errors.Is(err, slots.ErrFull):
-		return result, engine.ErrBusy(e.info.Slots, e.gate.Counts().Busy)
-	case errors.Is(err, slots.ErrClosed):
-		// It was open when prepare looked.
-		result.Reason = rbee.StopShutdown
-		return result, nil
-	case err != nil:
-		result.Reason = rbee.StopCanceled
-		return result, nil
-	}
-	seq.place(slot)
-	if !e.submit(seq) {
-		e.gate.Leave(slot, seq.cells)
-		result.Reason = rbee.StopShutdown
-		return result, nil
+	if err := e.enter(seq); err != nil {
+		if rbee.CodeOf(err) == rbee.CodeWorkerNotReady {
+			// It was open when prepare looked.
+			return engine.Result{PromptTokens: seq.prompt, Reason: rbee.StopShutdown}, nil
+		}
+		return engine.Result{PromptTokens: seq.prompt}, err
 	}
 	return e.consume(ctx, seq, called, emit)
 }
@@ -189,6 +216,10 @@ func (e *Engine) prepare(r engine.Request) (*sequence, error) {
 	}
 	if e.ending.Load() {
 		return nil, engine.ErrClosed()
+	}
+	if e.info.EmbeddingOnly {
+		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot generate: the model %s gives vectors and no text", e.info.Name).
+			Suggest("choose a text generation model")
 	}
 	tokens := r.Tokens
 	if tokens == nil {
@@ -211,19 +242,8 @@ func (e *Engine) prepare(r engine.Request) (*sequence, error) {
 	if room < 1 {
 		return nil, engine.ErrContextLength(len(tokens), e.info.Context)
 	}
-	return newSequence(r, tokens, min(r.MaxTokens, room)), nil
-}
-
-// submit hands a sequence to the loop; false if there is none any more.
-func (e *Engine) submit(seq *sequence) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return false
-	}
-	e.incoming = append(e.incoming, seq)
-	e.nudge()
-	return true
+	seq := newSequence(r, tokens, min(r.MaxTokens, room))
+	return seq, e.match(seq)
 }
 
 // consume calls emit for what the loop makes of the sequence, until it ended.
@@ -242,7 +262,9 @@ func (e *Engine) consume(
 	defer func() {
 		if !ended { // emit panicked or ended the goroutine
 			quit(rbee.StopString)
-			seq.drain()
+			if !e.forget(seq) {
+				seq.drain()
+			}
 		}
 	}()
 	for own == "" {
@@ -269,11 +291,16 @@ func (e *Engine) consume(
 			quit(rbee.StopString)
 		}
 	}
-	seq.drain()
+	if own == "" || !e.forget(seq) { // in the line it is nobody else's
+		seq.drain()
+	} else {
+		seq.result.PromptTokens = seq.prompt
+	}
 	ended = true
 
 	result = seq.result
 	result.Tokens = emitted
+	result.Queued = time.Since(called)
 	if !seq.began.IsZero() {
 		result.Queued = seq.began.Sub(called)
 	}

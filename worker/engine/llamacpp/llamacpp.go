@@ -1,17 +1,32 @@
 // Package llamacpp is the engine that computes: llama.cpp through its shared
 // libraries, without cgo.
 //
-// One goroutine owns the model and its context. Requests wait at a gate for a
-// slot and KV cells, then join the loop. Each step of the loop builds one
-// batch, first a token for each slot that generates, then pieces of prompts,
-// computes it, and samples. A prompt therefore never stalls running streams,
-// and a reader that is slow holds up its own sequence only.
+// One goroutine owns the model and its context. Requests wait in a line for a
+// slot and KV cells. Each step of the loop builds one batch, first a token for
+// each slot that generates, with what prompt lookup expects after it, then
+// pieces of prompts, computes it, and samples. A prompt therefore never stalls
+// running streams, and a reader that is slow holds up its own sequence only.
 //
-// The same request gives the same tokens whenever it runs alone, and beside
-// others as long as none of them ends before it. After that its new tokens may
-// take KV cells that the other left, attention sums in another order, and where
-// two tokens are all but equally likely rounding may choose the other one. So
-// may a batch of another shape, when prompts of others are computed beside it.
+// A request gets a slot when its prompt and a part of its answer fit. If the KV
+// cells run out later, what is only kept for later prompts goes first; then the
+// youngest request goes back into the line, in its place, with the tokens that it
+// has, and goes on where it was.
+//
+// A prompt takes over the KV cells of the longest beginning that it has in common
+// with any sequence, running or ended, and waits for another one that is just
+// computing such a beginning. Models whose memory can't be shared or cut, such as
+// recurrent ones and those with a sliding window, can only go on with a text that
+// ended: it is then computed once, and never wrongly.
+//
+// Logits of reused cells are those of computed ones to the last bit. But a model
+// in floating point, and flash attention above all, rounds otherwise when a batch
+// has another shape or the cells are in other places, and both depend on what else
+// runs and was kept. So with NoPrefixCache and without DraftTokens the same request
+// gives the same tokens whenever it runs alone; in all other cases it gives the
+// same as long as no two tokens are all but equally likely (for the model of the
+// tests within a few hundredths, and a tenth at most, of the logarithm of their
+// probabilities). Drafts are accepted only if they are what the sampler picks from
+// the same random numbers, so they change texts for that one reason, too.
 //
 // The package knows nothing of HTTP or processes, and nothing outside it
 // imports the binding to llama.cpp.
@@ -19,6 +34,7 @@ package llamacpp
 
 import (
 	"context"
+	"os"
 	"runtime"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
@@ -26,7 +42,7 @@ import (
 	"rbee"
 	"rbee/internal/gguf"
 	"rbee/worker/engine"
-	"rbee/worker/engine/slots"
+	"rbee/worker/engine/threads"
 )
 
 // batchTokens is the most tokens that one step computes.
@@ -35,6 +51,17 @@ const batchTokens = 512
 // Load is the engine.Loader of this package. All engines of a process use the
 // libraries of the directory that the first one named.
 func Load(ctx context.Context, o engine.Options, progress func(rbee.LoadProgress)) (engine.Engine, error) {
+	e, err := start(ctx, o, progress, isWhole)
+	if err != nil {
+		return nil, err // not a nil *Engine
+	}
+	return e, nil
+}
+
+// start loads a model; whole says whether its memory is one that can't be shared or cut.
+func start(
+	ctx context.Context, o engine.Options, progress func(rbee.LoadProgress), whole func(llama.Model) bool,
+) (*Engine, error) {
 	header, err := gguf.Read(o.ModelPath)
 	if err != nil {
 		return nil, err
@@ -53,7 +80,7 @@ func Load(ctx context.Context, o engine.Options, progress func(rbee.LoadProgress
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer e.free()
-		err := e.load(ctx, o, header, progress)
+		err := e.load(ctx, o, header, progress, whole)
 		loaded <- err
 		if err == nil {
 			e.run()
@@ -68,7 +95,7 @@ func Load(ctx context.Context, o engine.Options, progress func(rbee.LoadProgress
 
 // load reads the model and makes its context.
 func (e *Engine) load(
-	ctx context.Context, o engine.Options, header gguf.File, progress func(rbee.LoadProgress),
+	ctx context.Context, o engine.Options, header gguf.File, progress func(rbee.LoadProgress), whole func(llama.Model) bool,
 ) error {
 	e.lib.loading.Lock()
 	defer e.lib.loading.Unlock()
@@ -88,13 +115,23 @@ func (e *Engine) load(
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err := e.adapt(o); err != nil {
+		return err
+	}
+	e.whole = whole(e.model)
 	if err := e.makeContext(o, device); err != nil {
 		return err
 	}
 	e.describe(o, header)
-	e.gate = slots.New(o.Slots, e.info.KVTokens, o.Queue)
 	e.queue = o.Queue
-	e.makeSlots(o.Slots)
+	e.cellTime = headTime
+	if e.pace.onCPU = o.Backend == rbee.BackendCPU; !e.pace.onCPU {
+		e.cellTime = deviceTime
+	}
+	e.cellTime *= float64(max(1, llama.ModelNHead(e.model))) * float64(max(1, llama.ModelNLayer(e.model)))
+	e.threads, e.pace.threads = o.Threads, o.Threads
+	e.pace.policy = threads.NewPolicy(o.Threads, threads.IdleWatch(os.DirFS("/")))
+	e.makeSlots(o)
 	return nil
 }
 
@@ -111,23 +148,15 @@ func (e *Engine) loadModel(
 		}
 		return ctx.Err() == nil
 	}
-	params := llama.ModelDefaultParams()
+	params, keep, err := e.modelParams(o, device)
+	if err != nil {
+		return err
+	}
 	id, done := e.lib.follow(report)
 	defer done()
 	params.ProgressCallback, params.ProgressCallbackUserData = e.lib.progress, id
-	devices := []llama.GGMLBackendDevice{device.handle, 0}
-	if device.info.Kind == rbee.BackendCPU {
-		// An empty list keeps all weights in RAM; without one llama.cpp takes each GPU it finds.
-		devices, params.NGpuLayers = devices[1:], 0
-	} else {
-		params.NGpuLayers = 999
-	}
-	if err := params.SetDevices(devices); err != nil {
-		return err
-	}
-	var err error
 	e.model, err = llama.ModelLoadFromFile(o.ModelPath, params)
-	runtime.KeepAlive(devices)
+	runtime.KeepAlive(keep)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -144,30 +173,18 @@ func (e *Engine) loadModel(
 	return nil
 }
 
-// contextParams are what a context is made with.
-func contextParams(o engine.Options) llama.ContextParams {
-	params := llama.ContextDefaultParams()
-	params.NCtx = uint32(o.KVTokens)
-	params.NBatch, params.NUbatch = batchTokens, batchTokens
-	params.NSeqMax = uint32(o.Slots)
-	// One row of logits per slot; the default is one per token of a batch, which is hundreds of MB.
-	params.NOutputsMax = params.NSeqMax
-	if o.Slots > 1 {
-		// Slots share all cells. It costs a fixed time per step, so one slot goes without.
-		params.KVUnified = 1
-	}
-	params.NThreads, params.NThreadsBatch = int32(o.Threads), int32(o.Threads)
-	params.NoPerf = 1
-	return params
-}
-
 func (e *Engine) makeContext(o engine.Options, device device) error {
 	var err error
-	if e.context, err = llama.InitFromModel(e.model, contextParams(o)); err != nil {
+	params := contextParams(o, e.whole)
+	if e.context, err = llama.InitFromModel(e.model, params); err != nil {
 		return e.lib.explain("make room for the context", device.info.Kind)
 	}
-	if e.memory, err = llama.GetMemory(e.context); err != nil || e.memory == 0 {
-		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot load the model: it keeps no memory of what it reads")
+	e.outputs = int(params.NOutputsMax)
+	e.embeds.options = o
+	// A model that keeps no memory of what it reads gives vectors only.
+	e.memory, _ = llama.GetMemory(e.context)
+	if err := e.useAdapters(e.context); err != nil {
+		return err
 	}
 	if device.info.Kind != rbee.BackendCPU {
 		// Makes the device's kernels now, not in the first request.
@@ -180,6 +197,11 @@ func (e *Engine) makeContext(o engine.Options, device device) error {
 }
 
 func (e *Engine) describe(o engine.Options, header gguf.File) {
+	e.readPooling(header.Architecture)
+	embedding := int(llama.ModelNEmbdOut(e.model))
+	if e.embeds.pooling == llama.PoolingTypeRank {
+		embedding = 0
+	}
 	e.info = engine.Info{
 		Name:           header.Name,
 		Architecture:   header.Architecture,
@@ -192,6 +214,8 @@ func (e *Engine) describe(o engine.Options, header gguf.File) {
 		KVTokens:       int(llama.NCtx(e.context)),
 		Slots:          o.Slots,
 		Threads:        o.Threads,
+		Embedding:      embedding,
+		EmbeddingOnly:  e.memory == 0,
 		SizeBytes:      header.SizeBytes,
 		Parameters:     llama.ModelNParams(e.model),
 		Backend:        o.Backend,
@@ -207,11 +231,15 @@ func (e *Engine) free() {
 	if e.abortID != 0 {
 		e.lib.watched.Delete(e.abortID)
 	}
+	e.freeEmbeds()
 	if e.batch.Token != nil {
 		_ = llama.BatchFree(e.batch) // never fails
 	}
 	if e.context != 0 {
 		_ = llama.Free(e.context) // fails for a zero handle only
+	}
+	for _, a := range e.adapters {
+		_ = llama.AdapterLoraFree(a) // fails for a zero handle only
 	}
 	if e.model != 0 {
 		_ = llama.ModelFree(e.model) // fails for a zero handle only

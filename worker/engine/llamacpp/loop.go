@@ -1,33 +1,44 @@
 package llamacpp
 
 import (
-	"math"
-	"runtime"
+	"cmp"
 	"slices"
-	"sync"
-	"time"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
 	"rbee"
 	"rbee/worker/engine"
-	"rbee/worker/engine/sampling"
+	"rbee/worker/engine/slots"
 )
 
-// Beside running streams a step computes as many tokens of prompts as take
-// about this long, so that a long prompt does not show as a pause in them.
-const promptShare = 100 * time.Millisecond
+// maxDraft is the most tokens that are proposed for one sequence, and the most
+// in one step.
+const maxDraft = 16
 
-// minPromptShare is the least share of a prompt in a step, in tokens.
-const minPromptShare = 32
-
-// watchFrom is how long steps have to take before llama.cpp asks during a step
-// whether to give it up: each question costs about a microsecond per graph node.
-const watchFrom = 50 * time.Millisecond
-
-func (e *Engine) makeSlots(n int) {
-	e.samplers = make([]*sampling.Sampler, n)
-	e.pieces = make([]piece, e.info.Vocab)
+func (e *Engine) makeSlots(o engine.Options) {
+	for s := o.Slots - 1; s >= 0; s-- {
+		e.spareSlots = append(e.spareSlots, s)
+	}
+	e.doing = make([]engine.SlotInfo, o.Slots)
+	e.noReuse = o.NoPrefixCache
+	e.maxDraft = min(o.DraftTokens, maxDraft)
+	if e.whole {
+		e.maxDraft = 0 // wrong guesses could not be taken back
+	}
+	n := sequences(o, e.whole)
+	if o.Backend == rbee.BackendCPU && !e.whole {
+		n--
+		e.padID = llama.SeqId(n)
+	}
+	e.book = slots.NewBook(n, e.info.KVTokens, cells{e.memory}, e.whole || e.noReuse)
+	e.pieces = make([][]byte, e.info.Vocab)
+	e.ends = make([]bool, e.info.Vocab)
+	for t := range e.info.Vocab {
+		if llama.VocabIsEOG(e.vocab, llama.Token(t)) {
+			e.ends[t] = true
+			e.enders = append(e.enders, engine.Token(t))
+		}
+	}
 	e.parallelFrom = manyLogits
 	for _, t := range llama.VocabGetSuppressTokens(e.vocab) {
 		if e.inVocabulary(engine.Token(t)) {
@@ -36,93 +47,195 @@ func (e *Engine) makeSlots(n int) {
 	}
 	e.abortID = e.lib.next.Add(1)
 	e.lib.watched.Store(e.abortID, e.abandoned)
+	e.publish()
 }
+
+// cells is llama.cpp's KV cache for a slots.Book.
+type cells struct{ memory llama.Memory }
+
+// Share implements slots.Memory.
+func (c cells) Share(from, to, n int) {
+	_ = llama.MemorySeqCp(c.memory, llama.SeqId(from), llama.SeqId(to), 0, llama.Pos(n))
+}
+
+// Cut implements slots.Memory.
+func (c cells) Cut(seq, n int) {
+	if n == 0 {
+		n = -1 // whole sequences are what every memory can remove
+	}
+	_, _ = llama.MemorySeqRm(c.memory, llama.SeqId(seq), llama.Pos(n), -1)
+}
+
+// forgetCells empties the KV cache and forgets where the next cell was to be.
+func (e *Engine) forgetCells() { _ = llama.MemoryClear(e.memory, false) } // fails for a zero handle only
 
 // run is the loop. It returns after Close, when no sequence is left.
 func (e *Engine) run() {
 	for e.gather() {
-		if e.fill() == 0 {
+		embedded := e.embed()
+		switch {
+		case e.fill() > 0:
+			e.compute()
+		case !embedded:
 			<-e.wake
-			continue
 		}
-		e.compute()
 	}
-	for _, seq := range slices.Clone(e.active) {
+	for _, seq := range append(slices.Clone(e.active), e.takeLine()...) {
 		e.end(seq, rbee.StopShutdown, nil)
 	}
+	e.endEmbeds()
 }
 
-// gather takes up new sequences and lets go of those whose reader left. It
+// gather lets go of sequences whose reader left and takes up new ones. It
 // returns false once the engine is closed.
 func (e *Engine) gather() bool {
-	e.mu.Lock()
-	incoming, closed := e.incoming, e.closed
-	e.incoming = nil
-	e.mu.Unlock()
-	for _, seq := range incoming {
-		seq.began = time.Now()
-		e.active = append(e.active, seq)
-	}
 	for i := len(e.active) - 1; i >= 0; i-- { // end takes it off the list
 		if seq := e.active[i]; seq.quit.Load() {
 			e.end(seq, rbee.StopCanceled, nil)
 		}
 	}
-	return !closed
-}
-
-// end lets go of a sequence: of its KV cells, its slot, and last its reader.
-func (e *Engine) end(seq *sequence, reason rbee.StopReason, err error) {
-	e.active = slices.DeleteFunc(e.active, func(s *sequence) bool { return s == seq })
-	if len(e.active) > 0 {
-		_, _ = llama.MemorySeqRm(e.memory, seq.ids[0], -1, -1) // never fails for a whole sequence
-	} else {
-		// Also forgets where the next cell was to be. Attention sums over cells in
-		// their order, so only now is the next text the same to the last bit as if
-		// it were the first.
-		_ = llama.MemoryClear(e.memory, false) // fails for a zero handle only
+	if e.ending.Load() {
+		return false
 	}
-	e.gate.Leave(seq.slot, seq.cells)
-	seq.finished(reason, err)
+	for _, seq := range e.takeQuitters() {
+		e.end(seq, rbee.StopCanceled, nil)
+	}
+	e.admit()
+	return true
 }
 
 // fill makes the batch of the next step and returns how many tokens it has.
 func (e *Engine) fill() int {
 	_ = e.batch.Clear() // never fails
 	e.computed = e.computed[:0]
+	var filling []*sequence
 	for _, seq := range e.active {
-		if seq.prefilled() && !seq.blocked() {
-			position := len(seq.prompt) + seq.made - 1
-			seq.row = e.batch.NTokens
-			e.add(seq.last, position, seq, true)
-			e.computed = append(e.computed, seq)
+		e.follow(seq)
+		if seq.leader == nil && !seq.decoding() {
+			filling = append(filling, seq)
 		}
 	}
+	rows := e.makeRoom()
+	if rows+len(filling) == 0 {
+		return 0
+	}
+	for _, seq := range e.active {
+		if seq.decoding() && !seq.blocked() {
+			e.addDecode(seq, rows, len(filling) == 0)
+		}
+	}
+	e.fillPrompts(filling)
+	e.pad(len(filling))
+	if e.batch.NTokens == 0 && len(filling) > 0 && len(e.active) > 1 {
+		// Readers that are behind hold the KV cells that others wait for.
+		e.putBack(e.youngest())
+		return e.fill()
+	}
+	return int(e.batch.NTokens)
+}
+
+func (e *Engine) youngest() *sequence {
+	return slices.MaxFunc(e.active, func(a, b *sequence) int { return cmp.Compare(a.number, b.number) })
+}
+
+// makeRoom sees to it that each sequence that decodes has a KV cell for its
+// token, if it must by putting back the youngest, and returns how many do.
+func (e *Engine) makeRoom() int {
+	for {
+		rows := 0
+		for _, seq := range e.active {
+			if seq.decoding() && !seq.blocked() {
+				rows++
+			}
+		}
+		if e.book.Room(rows) || len(e.active) < 2 {
+			return rows
+		}
+		e.putBack(e.youngest())
+	}
+}
+
+// addDecode puts a sequence's last token into the batch, and what may follow it.
+func (e *Engine) addDecode(seq *sequence, rows int, alone bool) {
+	seq.row = e.batch.NTokens
+	seq.draft = seq.draft[:0]
+	e.add(seq.tokens[seq.fed], seq.fed, seq, true)
+	seq.fed++
+	e.computed = append(e.computed, seq)
+	if !alone || e.maxDraft <= 0 {
+		return
+	}
+	limit := min(e.maxDraft,
+		e.outputs-rows-(int(e.batch.NTokens)-len(e.computed)),          // rows that are left
+		seq.limit-seq.made()-1,                                         // tokens that are wanted
+		cap(seq.out)-len(seq.out)-1,                                    // tokens that the reader has room for
+		e.book.Available()-rows-(int(e.batch.NTokens)-len(e.computed)), // cells
+	)
+	if limit < 1 {
+		return
+	}
+	drafts := int(e.batch.NTokens) - len(e.computed) // of others in this step
+	seq.draft = seq.drafter.propose(seq.tokens, rows+drafts, limit, e.pace.times.price, seq.draft)
+	for i, t := range seq.draft {
+		e.add(t, seq.fed+i, seq, true)
+	}
+}
+
+// pad adds a row that nobody needs where that makes a step shorter: see rowBlock.
+func (e *Engine) pad(filling int) {
+	rows := int(e.batch.NTokens)
+	e.padded = e.padID > 0 && filling == 0 && e.pace.times.padding(rows) && e.book.Available() > rows && e.book.Room(rows+1)
+	if e.padded {
+		// It fails for a full batch only.
+		_ = e.batch.Add(0, 0, []llama.SeqId{e.padID}, false)
+	}
+}
+
+// fillPrompts gives the room that is left to prompts. The shortest comes first,
+// so that a short one need not wait for a long one, but in one of four steps
+// the oldest does, so that a long one gets done beside any number of short ones.
+func (e *Engine) fillPrompts(filling []*sequence) {
 	room := batchTokens - int(e.batch.NTokens)
+	long, all := room, room
 	if len(e.computed) > 0 {
-		room = min(room, e.share())
+		if long, all = e.pace.share(); e.pace.mixed >= mostMixed {
+			long, all = 0, 0
+		}
 	}
-	for _, seq := range e.active {
-		if seq.prefilled() || room == 0 {
-			continue
+	begin := int(e.batch.NTokens)
+	slices.SortStableFunc(filling, func(a, b *sequence) int {
+		if e.count.Steps%4 == 0 {
+			return cmp.Compare(a.number, b.number)
 		}
-		if seq.fed == 0 {
-			e.begin(seq)
+		return cmp.Compare(a.rest(), b.rest())
+	})
+	for _, seq := range filling {
+		limit := long
+		if seq.rest() <= shortPrompt {
+			limit = all
 		}
-		n := min(room, len(seq.prompt)-seq.fed)
-		room -= n
+		taken := int(e.batch.NTokens) - begin
+		n := min(room-taken, limit-taken, seq.rest(), e.book.Available()-int(e.batch.NTokens))
+		if seq.held == nil || n < 1 {
+			continue // put back, or no room in this step
+		}
+		if over := (int(e.batch.NTokens) + n) % rowBlock; n < seq.rest() && n > over {
+			n -= over
+		}
 		seq.row = -1
+		seq.draft = seq.draft[:0]
 		for range n {
-			wanted := seq.fed == len(seq.prompt)-1
+			wanted := seq.rest() == 1
 			if wanted {
 				seq.row = e.batch.NTokens
 			}
-			e.add(seq.prompt[seq.fed], seq.fed, seq, wanted)
+			e.add(seq.tokens[seq.fed], seq.fed, seq, wanted)
 			seq.fed++
 		}
 		e.computed = append(e.computed, seq)
 	}
-	return int(e.batch.NTokens)
+	// What is available may be taken by what is only kept.
+	e.book.Room(int(e.batch.NTokens))
 }
 
 func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
@@ -130,67 +243,69 @@ func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
 	_ = e.batch.Add(llama.Token(t), llama.Pos(position), seq.ids[:], logits)
 }
 
-// begin gives a sequence its sampler.
-func (e *Engine) begin(seq *sequence) {
-	if e.samplers[seq.slot] == nil {
-		e.samplers[seq.slot] = sampling.New(seq.params)
-	} else {
-		e.samplers[seq.slot].Reset(seq.params)
-	}
-	seq.sampler = e.samplers[seq.slot]
-	seq.sampler.Accept(seq.prompt...)
-	if seq.ignoreEOS && e.enders == nil {
-		for t := range e.info.Vocab {
-			if llama.VocabIsEOG(e.vocab, llama.Token(t)) {
-				e.enders = append(e.enders, engine.Token(t))
-			}
-		}
-	}
-}
-
-// share is how many tokens of prompts a step takes beside running streams: a
-// power of two, so that the shapes of batches repeat.
-func (e *Engine) share() int {
-	fits := e.promptSpeed * promptShare.Seconds()
-	n := minPromptShare
-	for n < batchTokens && float64(2*n) <= fits {
-		n *= 2
-	}
-	return n
-}
-
 // compute runs the batch and hands out the tokens that come of it.
 func (e *Engine) compute() {
-	prompt := int(e.batch.NTokens)
+	step := step{tokens: int(e.batch.NTokens)}
 	for _, seq := range e.computed {
-		if seq.made > 0 {
-			prompt--
+		if seq.made() > 0 && seq.row >= 0 {
+			step.rows += 1 + len(seq.draft)
 		}
 	}
-	e.watch(prompt >= minPromptShare || e.lastStep >= watchFrom)
+	if e.padded {
+		step.rows++
+	}
+	prompt := step.tokens - step.rows
+	e.watch(prompt >= minPromptShare || e.pace.last >= watchFrom)
+	e.useThreads()
 
-	start := time.Now()
+	e.pace.start()
 	code, err := llama.Decode(e.context, e.batch)
 	if err != nil || code != 0 {
 		e.giveUp(code)
 		return
 	}
-	e.steps.Add(1)
-	e.promptTokens.Add(uint64(prompt))
-	e.sample()
-	e.lastStep = time.Since(start)
-	if prompt >= minPromptShare {
-		speed := float64(prompt) / e.lastStep.Seconds()
-		if e.promptSpeed == 0 {
-			e.promptSpeed = speed
-		}
-		e.promptSpeed += (speed - e.promptSpeed) / 4
+	for _, seq := range e.computed {
+		// In its array the draft is behind the tokens, and in nobody's way there.
+		e.book.Grow(seq.held, append(seq.tokens[:seq.fed], seq.draft...))
 	}
+	e.pace.computed()
+	if e.padded {
+		cells{e.memory}.Cut(int(e.padID), 0)
+	}
+	e.sample()
+	step.time = e.pace.stop(step)
+	e.count.Steps++
+	e.count.PromptTokens += uint64(prompt)
+	e.count.BatchTokens += uint64(step.tokens)
+	e.count.StepTime += step.time
+	e.count.LastStep = step.time
 	for _, seq := range e.computed {
 		if seq.row >= 0 {
+			e.judge(seq)
 			e.hand(seq)
 		}
 	}
+	e.publish()
+}
+
+// judge takes the guesses that did not come true out of the KV cache again.
+func (e *Engine) judge(seq *sequence) {
+	n := len(seq.draft)
+	if n == 0 {
+		return
+	}
+	// Each guess that was picked made the row after it count.
+	accepted := max(0, len(seq.picked)-1)
+	if p := seq.picked[accepted]; accepted < n && p.token == seq.draft[accepted] {
+		accepted++ // the end of the answer was guessed, too
+	}
+	seq.drafter.learn(n, accepted)
+	seq.result.DraftTokens += n
+	seq.result.AcceptedTokens += accepted
+	e.count.DraftTokens += uint64(n)
+	e.count.AcceptedTokens += uint64(accepted)
+	seq.fed += accepted
+	e.book.Cut(seq.held, seq.fed)
 }
 
 func (e *Engine) watch(on bool) {
@@ -223,8 +338,18 @@ func (e *Engine) abandoned() bool {
 // giveUp ends all sequences of a batch that was not computed: what of them is
 // in the KV cache is not known. Those not in it go on.
 func (e *Engine) giveUp(code int32) {
-	const aborted = 2
+	const noCells, aborted = 1, 2
+	if code == noCells && len(e.active) > 1 {
+		// The KV cache has less room than it has cells: what it has is as before.
+		for _, seq := range slices.Clone(e.computed) {
+			seq.fed = seq.held.Len()
+		}
+		e.book.Clear()
+		e.putBack(e.youngest())
+		return
+	}
 	for _, seq := range slices.Clone(e.computed) {
+		seq.lost = true
 		if code == aborted && e.abandoned() {
 			reason := rbee.StopCanceled
 			if e.ending.Load() {
@@ -237,108 +362,4 @@ func (e *Engine) giveUp(code int32) {
 			"cannot generate: llama.cpp could not compute the batch (code %d)", code).
 			Suggest("try again; if it happens again, start a worker with a smaller --context"))
 	}
-}
-
-// manyLogits is how many logits make it worth while to sample on several CPUs.
-const manyLogits = 16384
-
-// sample picks a token for each row of the batch, in seq.last; -1 if none is possible.
-func (e *Engine) sample() {
-	rows, work := 0, 0
-	for _, seq := range e.computed {
-		if seq.row < 0 {
-			continue
-		}
-		// A row that is missing is nil, from which no token can be picked.
-		seq.logits, _ = llama.GetLogitsIth(e.context, seq.row, e.info.Vocab)
-		rows++
-		if seq.params.Temperature > 0 {
-			work += e.info.Vocab
-		}
-	}
-	if rows < 2 || work < e.parallelFrom || runtime.GOMAXPROCS(0) < 2 {
-		for _, seq := range e.computed {
-			if seq.row >= 0 {
-				e.pick(seq)
-			}
-		}
-		return
-	}
-	var wg sync.WaitGroup
-	for _, seq := range e.computed {
-		if seq.row < 0 {
-			continue
-		}
-		if rows--; rows == 0 {
-			e.pick(seq)
-		} else {
-			wg.Go(func() { e.pick(seq) })
-		}
-	}
-	wg.Wait()
-}
-
-func (e *Engine) pick(seq *sequence) {
-	mask(seq.logits, e.masked)
-	if seq.ignoreEOS {
-		mask(seq.logits, e.enders)
-	}
-	token, ok := seq.sampler.Sample(seq.logits)
-	seq.logits = nil
-	if !ok {
-		token = -1
-	}
-	seq.last = token
-}
-
-func mask(logits []float32, tokens []engine.Token) {
-	for _, t := range tokens {
-		if int(t) < len(logits) {
-			logits[t] = float32(math.Inf(-1))
-		}
-	}
-}
-
-// hand gives a sequence's new token to its reader, or ends the sequence.
-func (e *Engine) hand(seq *sequence) {
-	if seq.first.IsZero() {
-		seq.first = time.Now()
-	}
-	if seq.last < 0 {
-		e.end(seq, "", rbee.Errorf(rbee.CodeInternalError,
-			"cannot generate: the model gave no usable probabilities").
-			Suggest("copy the file again, or choose another model"))
-		return
-	}
-	p := e.piece(seq.last)
-	if p.ends {
-		e.end(seq, rbee.StopEOS, nil)
-		return
-	}
-	seq.sampler.Accept(seq.last)
-	seq.made++
-	e.generated.Add(1)
-	seq.out <- engine.Piece{Token: seq.last, Bytes: p.bytes} // fill saw to it that there is room
-	if seq.made == seq.limit {
-		e.end(seq, rbee.StopLength, nil)
-	}
-}
-
-// piece looks a token up, in llama.cpp for the first time.
-func (e *Engine) piece(t engine.Token) *piece {
-	p := &e.pieces[t]
-	if p.known {
-		return p
-	}
-	token := llama.Token(t)
-	buf := make([]byte, 32)
-	n := llama.TokenToPiece(e.vocab, token, buf, 0, false)
-	if n < 0 { // the size it needs
-		buf = make([]byte, -n)
-		n = llama.TokenToPiece(e.vocab, token, buf, 0, false)
-	}
-	p.bytes = slices.Clip(buf[:max(0, n)])
-	p.ends = llama.VocabIsEOG(e.vocab, token)
-	p.known = true
-	return p
 }

@@ -3,7 +3,6 @@ package llamacpp
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -17,23 +16,40 @@ import (
 	"rbee/models"
 	"rbee/worker/engine"
 	"rbee/worker/engine/sampling"
+	"rbee/worker/engine/slots"
 )
 
-func loadTiny(t *testing.T) *Engine {
+func loadTiny(t testing.TB, change func(*engine.Options)) *Engine {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "bee-tiny.gguf")
-	if err := os.WriteFile(path, models.BeeTiny(), 0o600); err != nil {
-		t.Fatal(err)
+	return loadAs(t, change, isWhole)
+}
+
+func loadAs(t testing.TB, change func(*engine.Options), whole func(llama.Model) bool) *Engine {
+	t.Helper()
+	o := engine.Options{ModelPath: tinyPath(t), LibDir: enginestest.LibDir(t), Threads: 1, Queue: 4}
+	if change != nil {
+		change(&o)
 	}
-	e, err := Load(t.Context(), engine.Options{ModelPath: path, LibDir: enginestest.LibDir(t), Threads: 1, Queue: 4}, nil)
+	e, err := start(t.Context(), o, nil, whole)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.Close() })
-	return e.(*Engine)
+	return e
 }
 
-func tokens(t *testing.T, e *Engine, r engine.Request) (out []engine.Token) {
+func writeTiny(t testing.TB, path string) string {
+	t.Helper()
+	if err := os.WriteFile(path, models.BeeTiny(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// noReuse has each prompt computed, as if it were the first.
+func noReuse(o *engine.Options) { o.NoPrefixCache, o.DraftTokens = true, -1 }
+
+func tokens(t testing.TB, e *Engine, r engine.Request) (out []engine.Token) {
 	t.Helper()
 	if _, err := e.Generate(t.Context(), r, func(p engine.Piece) bool {
 		out = append(out, p.Token)
@@ -75,7 +91,7 @@ func waitFor(t *testing.T, holds func() bool) {
 }
 
 func TestABatchThatNobodyWantsIsGivenUp(t *testing.T) {
-	e := loadTiny(t)
+	e := loadTiny(t, noReuse)
 	want := tokens(t, e, longPrompt())
 	steps := e.Stats().Steps
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,7 +112,7 @@ func TestABatchThatNobodyWantsIsGivenUp(t *testing.T) {
 }
 
 func TestCloseGivesUpTheBatch(t *testing.T) {
-	e := loadTiny(t)
+	e := loadTiny(t, noReuse)
 	var wg sync.WaitGroup
 	duringBatch(e, func() {
 		wg.Go(func() { _ = e.Close() })
@@ -123,7 +139,7 @@ func TestABatchGoesOnAsLongAsOneWantsIt(t *testing.T) {
 }
 
 func TestABatchThatFailsEndsItsSequencesOnly(t *testing.T) {
-	e := loadTiny(t)
+	e := loadTiny(t, noReuse)
 	want := tokens(t, e, longPrompt())
 	e.lib.watched.Store(e.abortID, func() bool { return true }) // llama.cpp stops, though all is wanted
 	result, err := e.Generate(t.Context(), longPrompt(), func(engine.Piece) bool { return true })
@@ -136,49 +152,98 @@ func TestABatchThatFailsEndsItsSequencesOnly(t *testing.T) {
 	}
 }
 
-func TestPromptsLeaveTimeForStreams(t *testing.T) {
-	for speed, want := range map[float64]int{0: 32, 100: 32, 630: 32, 641: 64, 2000: 128, 5119: 256, 5121: 512, 1e6: 512} {
-		e := &Engine{promptSpeed: speed}
-		if got := e.share(); got != want {
-			t.Errorf("at %v tokens/s a step takes %d tokens of prompts, want %d", speed, got, want)
+func TestPromptsTakeAboutAsMuchTimeAsStreams(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		speed  float64 // tokens per second
+		decode time.Duration
+		long   int
+		all    int
+	}{
+		{"nothing is known", 0, 0, 16, 16},
+		{"a slow prompt", 100, time.Millisecond, 16, 16},
+		{"fast streams get a little", 2000, time.Millisecond, 16, 48},
+		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 112},
+		{"slow streams get no long pause", 2000, time.Second, 192, 192},
+		{"no more than a batch", 1e6, time.Second, 512, 512},
+	} {
+		p := pace{promptSpeed: c.speed, decode: c.decode}
+		if long, all := p.share(); long != c.long || all != c.all {
+			t.Errorf("%s: a step takes %d tokens of long prompts and %d of all, want %d and %d", c.name, long, all, c.long, c.all)
+		}
+	}
+}
+
+// noMemory is a KV cache without a model.
+type noMemory struct{}
+
+func (noMemory) Share(int, int, int) {}
+func (noMemory) Cut(int, int)        {}
+
+// still is an engine whose loop does not run; nothing is computed.
+func still(t *testing.T) *Engine {
+	t.Helper()
+	if _, err := open(enginestest.LibDir(t), nil); err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{
+		batch: llama.BatchInit(batchTokens, 0, 1), book: slots.NewBook(8, 4096, noMemory{}, false),
+		info: engine.Info{Slots: 4, Vocab: 1000}, spareSlots: []int{3, 2, 1, 0},
+		wake: make(chan struct{}, 1), outputs: 4 + maxDraft, maxDraft: maxDraft, queue: 100,
+	}
+	e.doing = make([]engine.SlotInfo, 4)
+	t.Cleanup(func() { _ = llama.BatchFree(e.batch) })
+	return e
+}
+
+// join puts a sequence in line.
+func join(t *testing.T, e *Engine, tokens []engine.Token, limit int) *sequence {
+	t.Helper()
+	seq := newSequence(engine.Request{}, tokens, limit)
+	if err := e.enter(seq); err != nil {
+		t.Fatal(err)
+	}
+	return seq
+}
+
+// pretend does as if the batch had been.
+func (e *Engine) pretend() {
+	for _, seq := range e.computed {
+		e.book.Grow(seq.held, seq.tokens[:seq.fed])
+		if seq.row >= 0 {
+			seq.tokens = append(seq.tokens, 1)
 		}
 	}
 }
 
 func TestALongPromptIsComputedInPiecesBesideAStream(t *testing.T) {
-	if _, err := open(enginestest.LibDir(t), nil); err != nil {
-		t.Fatal(err)
-	}
-	// An engine whose loop does not run; nothing is computed here.
-	e := &Engine{
-		batch:       llama.BatchInit(batchTokens, 0, 1),
-		samplers:    make([]*sampling.Sampler, 4),
-		promptSpeed: 1, // the least share
-	}
-	defer func() { _ = llama.BatchFree(e.batch) }()
-	stream := newSequence(engine.Request{}, []engine.Token{1}, 10)
-	stream.fed, stream.made, stream.row = 1, 1, -1
-	long := newSequence(engine.Request{}, longPrompt().Tokens, 10)
-	long.place(1)
-	e.active = []*sequence{long, stream}
-	if n := e.fill(); n != 1+minPromptShare || stream.row != 0 || long.fed != minPromptShare || long.row != -1 {
+	e := still(t)
+	stream := join(t, e, []engine.Token{1}, 10)
+	e.gather()
+	e.fill()
+	e.pretend()
+	long := join(t, e, longPrompt().Tokens, 10)
+	e.gather()
+	if n := e.fill(); n != minPromptShare || stream.row != 0 || long.fed != minPromptShare-1 || long.row != -1 {
 		t.Errorf("a step has %d tokens, row %d of the stream, %d of the prompt", n, stream.row, long.fed)
 	}
+	e.pretend()
 	for range cap(stream.out) {
 		stream.out <- engine.Piece{}
 	}
 	if n := e.fill(); n != batchTokens || len(e.computed) != 1 || !stream.stalled.Load() {
 		t.Errorf("beside a reader that is behind, a step has %d tokens of %d sequences", n, len(e.computed))
 	}
+	e.pretend()
 	<-stream.out
-	if n := e.fill(); n != 1+minPromptShare {
+	if n := e.fill(); n != minPromptShare {
 		t.Errorf("once the reader went on, a step has %d tokens", n)
 	}
 }
 
 func TestSamplingInParallelGivesTheSameTokens(t *testing.T) {
 	const compared, whole = 25, 100
-	e := loadTiny(t)
+	e := loadTiny(t, noReuse)
 	run := func(parallelFrom int) [][]engine.Token {
 		e.parallelFrom = parallelFrom
 		out := make([][]engine.Token, 4)
@@ -211,5 +276,24 @@ func TestSamplingInParallelGivesTheSameTokens(t *testing.T) {
 		if !slices.Equal(one[i][:compared], many[i][:compared]) {
 			t.Errorf("seed %d gave %v, in parallel %v", i, one[i][:compared], many[i][:compared])
 		}
+	}
+}
+
+func TestABusyEngineSaysWhenToComeAgain(t *testing.T) {
+	e := &Engine{info: engine.Info{Slots: 2}, queue: 2, wake: make(chan struct{}, 1)}
+	e.line.held = 7 * time.Second // a request of late
+	for range 4 {
+		if err := e.enter(&sequence{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.line.waiting = e.line.waiting[2:] // two got a slot
+	err := e.enter(&sequence{})
+	if rbee.CodeOf(err) != rbee.CodeAllSlotsBusy {
+		t.Fatalf("got %v", err)
+	}
+	// Two wait, so the third is in after three of them at two at a time.
+	if got := rbee.AsError(err).Details["retry_after_seconds"]; got != 11 {
+		t.Errorf("it says %v seconds, want 11", got)
 	}
 }

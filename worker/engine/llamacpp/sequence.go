@@ -9,18 +9,19 @@ import (
 	"rbee"
 	"rbee/worker/engine"
 	"rbee/worker/engine/sampling"
+	"rbee/worker/engine/slots"
+	"rbee/worker/grammar"
 )
 
 // readAhead is how many tokens the loop may be ahead of the reader.
 const readAhead = 32
 
-// sequence is one request in a slot.
+// sequence is one request.
 type sequence struct {
-	prompt    []engine.Token
-	limit     int // tokens to generate at most
-	cells     int // KV cells promised to it
-	params    sampling.Params
-	ignoreEOS bool
+	request engine.Request
+	prompt  int    // tokens of it
+	limit   int    // tokens to generate at most
+	number  uint64 // in the order of arrival
 
 	out     chan engine.Piece // closed by the loop, after it wrote result and err
 	quit    atomic.Bool       // the reader wants no more
@@ -31,32 +32,50 @@ type sequence struct {
 	began  time.Time // the loop took it up
 
 	// Everything below belongs to the loop.
+	tokens  []engine.Token // the prompt and what was generated
+	fed     int            // of these, those in the KV cache or the batch
 	slot    int
+	held    *slots.Held // its KV cells, nil while it has no slot
 	ids     [1]llama.SeqId
+	leader  *sequence // computes a beginning that both have; nil once there is no need to wait
+	shared  int       // tokens of that beginning
 	sampler *sampling.Sampler
-	fed     int // tokens of the prompt that are in the KV cache or the batch
-	last    engine.Token
-	made    int
-	row     int32 // its row in the batch whose logits are wanted, -1 if none
-	logits  []float32
+	matcher *grammar.Matcher
+	drafter drafter
+	draft   []engine.Token // proposed for this step, after the last token
+	row     int32          // its first row in the batch whose logits are wanted, -1 if none
+	picked  []picked
+	raw     []float32 // the model's logits, if their probabilities are asked for
 	first   time.Time // of the first token
+	lost    bool      // nobody knows what of it is in the KV cache
+}
+
+// picked is a token that was chosen and not handed out yet; the token is -1 if none was possible.
+type picked struct {
+	token   engine.Token
+	logprob float64
+	top     []sampling.Alternative
+	over    bool // the grammar allows no more
 }
 
 func newSequence(r engine.Request, tokens []engine.Token, limit int) *sequence {
+	// The loop appends to its own copy, with room for most answers.
+	own := make([]engine.Token, len(tokens), len(tokens)+min(limit, 256))
+	copy(own, tokens)
 	return &sequence{
-		prompt: tokens, limit: limit, cells: len(tokens) + limit,
-		params: r.Sampling, ignoreEOS: r.IgnoreEOS,
+		request: r, tokens: own, prompt: len(tokens), limit: limit, row: -1, slot: -1,
 		out: make(chan engine.Piece, readAhead),
 	}
 }
 
-// place gives the sequence its slot.
-func (s *sequence) place(slot int) {
-	s.slot = slot
-	s.ids[0] = llama.SeqId(slot)
-}
+// made is how many tokens were generated.
+func (s *sequence) made() int { return len(s.tokens) - s.prompt }
 
-func (s *sequence) prefilled() bool { return s.fed == len(s.prompt) }
+// rest is how many tokens have to be computed before the next one can be chosen.
+func (s *sequence) rest() int { return len(s.tokens) - s.fed }
+
+// decoding says whether the next step gives a token, whatever else is in it.
+func (s *sequence) decoding() bool { return s.held != nil && s.leader == nil && s.rest() == 1 }
 
 // blocked says whether the reader is too far behind for one more token. If so
 // the reader nudges the loop when it takes one.
@@ -78,7 +97,7 @@ func (s *sequence) drain() {
 // finished closes the sequence's books.
 func (s *sequence) finished(reason rbee.StopReason, err error) {
 	now := time.Now()
-	s.result.PromptTokens = len(s.prompt)
+	s.result.PromptTokens = s.prompt
 	s.result.Reason = reason
 	switch {
 	case s.began.IsZero():
@@ -91,3 +110,6 @@ func (s *sequence) finished(reason rbee.StopReason, err error) {
 	s.err = err
 	close(s.out)
 }
+
+// setID takes over the number of its KV cells.
+func (s *sequence) setID() { s.ids[0] = llama.SeqId(s.held.ID) }

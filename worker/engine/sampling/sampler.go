@@ -1,15 +1,10 @@
 package sampling
 
 import (
-	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
 )
-
-// buckets is how finely logits are sorted into classes before a selection:
-// only the class at the border of the selection has to be ordered.
-const buckets = 1024
 
 // stream separates the sampler's random numbers from other uses of a seed.
 const stream = 0x7262656573616d70
@@ -21,6 +16,7 @@ const blockTokens = 256
 type candidate struct {
 	id     int32
 	logit  float32
+	key    float64 // what a selection goes by, the smallest first
 	weight float64
 }
 
@@ -29,14 +25,24 @@ type candidate struct {
 type Sampler struct {
 	params Params
 	random *rand.PCG
+	bias   []biased
 
 	window []int32 // ring of the last tokens
 	next   int     // where the next token goes
 
+	answering bool    // Sample was called
+	times     []int32 // how often the answer has each token
+	seen      []int32 // the tokens that it has
+
 	kept  []candidate
-	count [buckets]int32
-	mass  [buckets]float64
+	count [slots]int32
+	mass  [slots]float64
 	sums  []float64 // weight of each run of blockTokens tokens
+}
+
+type biased struct {
+	token int32
+	add   float32
 }
 
 // New makes a sampler for one sequence.
@@ -54,17 +60,46 @@ func (s *Sampler) Reset(p Params) {
 	s.params = p
 	s.random.Seed(p.Seed, stream)
 	s.window, s.next = s.window[:0], 0
+	for _, t := range s.seen {
+		s.times[t] = 0
+	}
+	s.seen, s.answering = s.seen[:0], false
+	s.bias = s.bias[:0]
+	for t, b := range p.Bias {
+		if b <= banned {
+			b = float32(math.Inf(-1))
+		}
+		s.bias = append(s.bias, biased{t, b})
+	}
 }
 
-// penalizes says whether the sampler looks at earlier tokens at all.
-func (s *Sampler) penalizes() bool {
+// repeats says whether there is a penalty that looks at the window.
+func (s *Sampler) repeats() bool {
 	return s.params.RepetitionPenalty != 0 && s.params.RepetitionPenalty != 1
 }
 
-// Accept tells the sampler tokens of its sequence, of the prompt and of the
-// answer, in order. The repetition penalty looks at the last of them.
+// counts says whether there is a penalty that looks at the whole answer.
+func (s *Sampler) counts() bool {
+	return s.params.FrequencyPenalty != 0 || s.params.PresencePenalty != 0
+}
+
+// Accept tells the sampler tokens of its sequence, in order: those of the
+// prompt before the first Sample, those of the answer after it. The repetition
+// penalty looks at the last of both; the frequency and presence penalties look
+// at the answer.
 func (s *Sampler) Accept(tokens ...int32) {
-	if !s.penalizes() {
+	if s.answering && s.counts() {
+		for _, t := range tokens {
+			if t < 0 || int(t) >= len(s.times) {
+				continue
+			}
+			if s.times[t] == 0 {
+				s.seen = append(s.seen, t)
+			}
+			s.times[t]++
+		}
+	}
+	if !s.repeats() {
 		return
 	}
 	size := s.params.PenaltyWindow
@@ -85,209 +120,125 @@ func (s *Sampler) Accept(tokens ...int32) {
 // The same parameters, accepted tokens and logits give the same tokens. A
 // greedy sampler takes the lowest index among the most likely.
 func (s *Sampler) Sample(logits []float32) (int32, bool) {
-	s.penalize(logits)
-	best, low := extremes(logits)
+	s.adjust(logits)
+	return s.draw(logits)
+}
+
+// Constraint says which tokens may come next, as a grammar does. It belongs to
+// one sequence.
+type Constraint interface {
+	// Allows says whether the token may come next.
+	Allows(t int32) bool
+	// Mask sets the logits of what may not come next to -Inf.
+	Mask(logits []float32)
+	// Accept goes on to what comes after the token.
+	Accept(t int32)
+}
+
+// SampleWithin picks a token as Sample does, one that c allows; c may be nil.
+// It doesn't tell c what it picked.
+//
+// It draws, and only if c forbids what was drawn, which is rare, it masks the
+// logits and draws again. So a token that c allows has the chance that it has
+// without c, and its share, among what c allows, of the chance of all that c
+// forbids. Without filters that is the chance among what c allows. llama.cpp
+// does the same.
+func (s *Sampler) SampleWithin(logits []float32, c Constraint) (int32, bool) {
+	s.adjust(logits)
+	t, ok := s.draw(logits)
+	if !ok || c == nil || c.Allows(t) {
+		return t, ok
+	}
+	c.Mask(logits)
+	return s.draw(logits)
+}
+
+// adjust adds the bias and makes tokens that were there less likely: those of
+// the window as in CTRL (https://arxiv.org/abs/1909.05858), each once however
+// often it occurs, and those of the answer as OpenAI's API defines it.
+func (s *Sampler) adjust(logits []float32) {
+	s.answering = true
+	for _, b := range s.bias {
+		if b.token >= 0 && int(b.token) < len(logits) {
+			logits[b.token] += b.add
+		}
+	}
+	if s.repeats() {
+		penalty := float32(s.params.RepetitionPenalty)
+		for i, t := range s.window {
+			if t < 0 || int(t) >= len(logits) || slices.Contains(s.window[:i], t) {
+				continue
+			}
+			if logits[t] > 0 {
+				logits[t] /= penalty
+			} else {
+				logits[t] *= penalty
+			}
+		}
+	}
+	if !s.counts() {
+		return
+	}
+	if len(s.times) < len(logits) {
+		s.times = append(s.times, make([]int32, len(logits)-len(s.times))...)
+	}
+	for _, t := range s.seen {
+		if int(t) < len(logits) {
+			logits[t] -= float32(float64(s.times[t])*s.params.FrequencyPenalty + s.params.PresencePenalty)
+		}
+	}
+}
+
+// draw picks one of the adjusted logits.
+func (s *Sampler) draw(logits []float32) (int32, bool) {
+	best := mostLikely(logits)
 	if best < 0 {
 		return -1, false
 	}
 	p := &s.params
 	top := logits[best]
-	if p.Temperature <= 0 || p.TopK == 1 || p.TopP <= 0 || math.IsInf(float64(top), 1) {
+	if p.Temperature <= 0 || p.TopK == 1 || p.TopP <= 0 && !p.typical() || math.IsInf(float64(top), 1) {
 		return best, true
 	}
-	byCount := p.TopK > 0 && p.TopK < len(logits)
-	byMass := p.TopP < 1
-	switch {
-	case byCount:
-		s.selectTopK(logits, top, low)
-		if byMass {
-			s.cutTopP(top)
+	if p.TopP < 1 && p.MinP <= 0 && !p.typical() && (p.TopK <= 0 || p.TopK >= len(logits)) {
+		if token, ok := s.drawTopP(logits, float64(top)); ok {
+			return token, true
 		}
-	case byMass:
-		s.selectTopP(logits, top, low)
-	case p.MinP > 0:
-		s.selectMinP(logits, top)
-	default:
+	}
+	if !s.filter(logits, top) {
 		return s.drawFromAll(logits, top), true
 	}
-	if p.MinP > 0 && (byCount || byMass) {
-		floor := minPFloor(top, p.MinP)
-		s.kept = slices.DeleteFunc(s.kept, func(c candidate) bool { return c.logit < floor })
-	}
-	return s.drawFromKept(top), true
+	return s.drawFromKept(), true
 }
 
-// penalize makes tokens of the window less likely, as in CTRL
-// (https://arxiv.org/abs/1909.05858), each once however often it occurs.
-func (s *Sampler) penalize(logits []float32) {
-	if !s.penalizes() {
-		return
-	}
-	penalty := float32(s.params.RepetitionPenalty)
-	for i, t := range s.window {
-		if t < 0 || int(t) >= len(logits) || slices.Contains(s.window[:i], t) {
-			continue
-		}
-		if logits[t] > 0 {
-			logits[t] /= penalty
-		} else {
-			logits[t] *= penalty
-		}
-	}
-}
-
-// extremes finds the first of the largest logits, -1 if there is none, and the
-// smallest finite logit.
-func extremes(logits []float32) (best int32, low float32) {
-	best = -1
+// mostLikely finds the first of the largest logits, -1 if none is possible.
+func mostLikely(logits []float32) int32 {
+	best := int32(-1)
 	top := float32(math.Inf(-1))
-	low = float32(math.Inf(1))
 	for i, l := range logits {
-		// Both comparisons are false for NaN.
-		if l > top {
+		if l > top { // false for NaN
 			top, best = l, int32(i)
 		}
-		if l < low && l >= -math.MaxFloat32 {
-			low = l
-		}
 	}
-	return best, low
-}
-
-func minPFloor(top float32, p float64) float32 { return float32(float64(top) + math.Log(p)) }
-
-// scaleOf is the number of buckets per unit of distance from the top.
-func scaleOf(top, low float32) float64 {
-	// Beyond this distance a token has less than 10^-17 of the weight of the top.
-	const far = 40
-	span := min(float64(top)-float64(low), far)
-	if span <= 0 {
-		return 0
-	}
-	return (buckets - 1) / span
-}
-
-func bucketOf(top, l float32, scale float64) int {
-	return int(min((float64(top)-float64(l))*scale, buckets-1))
-}
-
-func possible(l float32) bool { return l >= -math.MaxFloat32 }
-
-// selectTopK keeps the k most likely tokens, of equals those with the lower index.
-func (s *Sampler) selectTopK(logits []float32, top, low float32) {
-	scale := scaleOf(top, low)
-	clear(s.count[:])
-	for _, l := range logits {
-		if possible(l) {
-			s.count[bucketOf(top, l, scale)]++
-		}
-	}
-	border, total := 0, s.count[0]
-	for int(total) < s.params.TopK && border < buckets-1 {
-		border++
-		total += s.count[border]
-	}
-	s.gather(logits, top, scale, border)
-	s.kept = s.kept[:min(len(s.kept), s.params.TopK)]
-}
-
-// selectTopP keeps the most likely tokens until they reach the mass p at temperature 1.
-func (s *Sampler) selectTopP(logits []float32, top, low float32) {
-	scale := scaleOf(top, low)
-	clear(s.mass[:])
-	for _, l := range logits {
-		if possible(l) {
-			s.mass[bucketOf(top, l, scale)] += math.Exp(float64(l) - float64(top))
-		}
-	}
-	total := 0.0
-	for _, m := range s.mass {
-		total += m
-	}
-	goal := s.params.TopP * total
-	border, below := 0, 0.0
-	for below+s.mass[border] < goal && border < buckets-1 {
-		below += s.mass[border]
-		border++
-	}
-	sure := s.gather(logits, top, scale, border)
-	s.cutAt(top, goal, below, sure)
-}
-
-// gather keeps all tokens of the buckets up to border. Those of lower buckets
-// come first, in the order of their indices; those of the border come after
-// them, most likely first. It returns how many are below the border.
-func (s *Sampler) gather(logits []float32, top float32, scale float64, border int) int {
-	s.kept = s.kept[:0]
-	for i, l := range logits {
-		if possible(l) && bucketOf(top, l, scale) < border {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
-		}
-	}
-	sure := len(s.kept)
-	for i, l := range logits {
-		if possible(l) && bucketOf(top, l, scale) == border {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
-		}
-	}
-	slices.SortFunc(s.kept[sure:], moreLikely)
-	return sure
-}
-
-func moreLikely(a, b candidate) int {
-	return cmp.Or(cmp.Compare(b.logit, a.logit), cmp.Compare(a.id, b.id))
-}
-
-// cutTopP cuts the kept tokens at the mass p of what is kept.
-func (s *Sampler) cutTopP(top float32) {
-	slices.SortFunc(s.kept, moreLikely)
-	total := 0.0
-	for _, c := range s.kept {
-		total += math.Exp(float64(c.logit) - float64(top))
-	}
-	s.cutAt(top, s.params.TopP*total, 0, 0)
-}
-
-// cutAt keeps the first from tokens, which weigh below, and of the ordered rest as many as reach the goal.
-func (s *Sampler) cutAt(top float32, goal, below float64, from int) {
-	for i := from; i < len(s.kept); i++ {
-		below += math.Exp(float64(s.kept[i].logit) - float64(top))
-		if below >= goal {
-			s.kept = s.kept[:i+1]
-			return
-		}
-	}
-}
-
-// selectMinP keeps the tokens at least p times as likely as the most likely.
-func (s *Sampler) selectMinP(logits []float32, top float32) {
-	floor := minPFloor(top, s.params.MinP)
-	s.kept = s.kept[:0]
-	for i, l := range logits {
-		if l >= floor {
-			s.kept = append(s.kept, candidate{id: int32(i), logit: l})
-		}
-	}
-}
-
-// weight is the unnormalized probability at the sampler's temperature; the top has 1.
-func (s *Sampler) weight(l, top float32) float64 {
-	return math.Exp((float64(l) - float64(top)) / s.params.Temperature)
+	return best
 }
 
 // uniform is a random number from [0, 1) with 53 bits.
 func (s *Sampler) uniform() float64 { return float64(s.random.Uint64()>>11) / (1 << 53) }
 
-func (s *Sampler) drawFromKept(top float32) int32 {
+func (s *Sampler) drawFromKept() int32 {
+	top := float64(s.topOfKept())
+	per := 1 / s.params.Temperature
 	total := 0.0
 	for i := range s.kept {
-		w := s.weight(s.kept[i].logit, top)
+		w := weigh((top - float64(s.kept[i].logit)) * per)
 		s.kept[i].weight = w
 		total += w
 	}
 	rest := s.uniform() * total
 	last := int32(0)
-	for _, c := range s.kept {
+	for i := range s.kept {
+		c := &s.kept[i]
 		if c.weight == 0 {
 			continue
 		}
@@ -301,13 +252,11 @@ func (s *Sampler) drawFromKept(top float32) int32 {
 
 func (s *Sampler) drawFromAll(logits []float32, top float32) int32 {
 	s.sums = s.sums[:0]
-	total := 0.0
+	total, high, per := 0.0, float64(top), 1/s.params.Temperature
 	for run := range slices.Chunk(logits, blockTokens) {
 		sum := 0.0
 		for _, l := range run {
-			if possible(l) {
-				sum += s.weight(l, top)
-			}
+			sum += weigh((high - float64(l)) * per)
 		}
 		s.sums = append(s.sums, sum)
 		total += sum
@@ -323,10 +272,7 @@ func (s *Sampler) drawFromAll(logits []float32, top float32) int32 {
 		from := run * blockTokens
 		last := int32(-1)
 		for i, l := range logits[from:min(from+blockTokens, len(logits))] {
-			if !possible(l) {
-				continue
-			}
-			w := s.weight(l, top)
+			w := weigh((high - float64(l)) * per)
 			if w == 0 {
 				continue
 			}

@@ -11,13 +11,14 @@ import (
 	"rbee/worker/engine/sampling"
 )
 
+type entry struct {
+	id    int
+	logit float64
+}
+
 // reference computes the exact distribution by sorting everything: the
 // definition that the sampler's selection has to agree with.
 func reference(logits []float32, p sampling.Params) []float64 {
-	type entry struct {
-		id    int
-		logit float64
-	}
 	var all []entry
 	for i, l := range logits {
 		if !math.IsNaN(float64(l)) && !math.IsInf(float64(l), -1) {
@@ -27,6 +28,9 @@ func reference(logits []float32, p sampling.Params) []float64 {
 	slices.SortStableFunc(all, func(a, b entry) int { return cmp.Compare(b.logit, a.logit) })
 	if p.TopK > 0 {
 		all = all[:min(p.TopK, len(all))]
+	}
+	if p.Typical > 0 && p.Typical < 1 {
+		all = typical(all, p.Typical)
 	}
 	top := all[0].logit
 	if p.TopP < 1 {
@@ -55,6 +59,38 @@ func reference(logits []float32, p sampling.Params) []float64 {
 		out[i] /= total
 	}
 	return out
+}
+
+// typical is the definition of typical sampling: the tokens whose information
+// is nearest to the entropy, the least that exceed p, here again in their order.
+func typical(all []entry, p float64) []entry {
+	total, entropy := 0.0, 0.0
+	for _, e := range all {
+		total += math.Exp(e.logit - all[0].logit)
+	}
+	information := func(e entry) float64 { return math.Log(total) - (e.logit - all[0].logit) }
+	for _, e := range all {
+		entropy += math.Exp(-information(e)) * information(e)
+	}
+	away := func(e entry) float64 { return math.Abs(information(e) - entropy) }
+	byAway := slices.Clone(all)
+	slices.SortStableFunc(byAway, func(a, b entry) int {
+		if d := away(a) - away(b); math.Abs(d) > 1e-9 { // the same, but for rounding
+			return cmp.Compare(d, 0)
+		}
+		return cmp.Compare(a.id, b.id)
+	})
+	sum := 0.0
+	for i, e := range byAway {
+		if sum += math.Exp(e.logit - all[0].logit); sum > p*total {
+			byAway = byAway[:i+1]
+			break
+		}
+	}
+	slices.SortStableFunc(byAway, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(b.logit, a.logit), cmp.Compare(a.id, b.id))
+	})
+	return byAway
 }
 
 func normalLogits(n int, spread float64, seed uint64) []float32 {
@@ -98,6 +134,12 @@ func TestTheDistributionIsThatOfTheDefinition(t *testing.T) {
 		{Temperature: 1, TopP: 1, MinP: 0.05},
 		{Temperature: 1.5, TopP: 0.9, TopK: 20, MinP: 0.1},
 		{Temperature: 1, TopP: 0.9, MinP: 0.2},
+		{Temperature: 1, TopP: 1, Typical: 0.9},
+		{Temperature: 0.6, TopP: 1, Typical: 0.21},
+		{Temperature: 1.2, TopP: 0.8, Typical: 0.6},
+		{Temperature: 1, TopP: 1, Typical: 0.5, TopK: 30},
+		{Temperature: 1, TopP: 0, Typical: 0.4},
+		{Temperature: 0.9, TopP: 0.97, Typical: 0.83, TopK: 100, MinP: 0.03},
 	}
 	for name, l := range logits {
 		for i, p := range params {
@@ -107,21 +149,28 @@ func TestTheDistributionIsThatOfTheDefinition(t *testing.T) {
 	}
 }
 
-// chiSquare draws with a fixed seed, so the outcome is the same on each run,
-// and compares with the expected counts. Rare tokens share one class.
 func chiSquare(t *testing.T, logits []float32, p sampling.Params) {
 	t.Helper()
-	const draws = 3000
-	want := reference(logits, p)
 	s := sampling.New(p)
-	got := make([]int, len(logits))
-	work := make([]float32, len(logits))
-	for range draws {
+	compare(t, reference(logits, p), func(work []float32) int32 {
 		copy(work, logits)
 		id, ok := s.Sample(work)
 		if !ok {
 			t.Fatal("no token was possible")
 		}
+		return id
+	})
+}
+
+// compare draws, with a fixed seed, so the outcome is the same on each run, and
+// compares with the expected counts. Rare tokens share one class.
+func compare(t *testing.T, want []float64, draw func(work []float32) int32) {
+	t.Helper()
+	const draws = 3000
+	got := make([]int, len(want))
+	work := make([]float32, len(want))
+	for range draws {
+		id := draw(work)
 		if want[id] == 0 {
 			t.Fatalf("token %d was picked, which is outside the selection", id)
 		}
@@ -196,12 +245,14 @@ func TestHostileLogitsNeverPickAnImpossibleToken(t *testing.T) {
 			Temperature: []float64{1e-9, 0.5, 1, 1e9}[r.IntN(4)], TopK: r.IntN(5),
 			TopP: []float64{1e-12, 0.5, 1}[r.IntN(3)], MinP: []float64{0, 1e-9, 1}[r.IntN(3)],
 			RepetitionPenalty: []float64{0, 1, 1.3, 0.5}[r.IntN(4)], Seed: uint64(round),
+			Typical: []float64{0, 1e-9, 0.5, 1}[r.IntN(4)], FrequencyPenalty: []float64{0, 2, -2}[r.IntN(3)],
+			Bias: []map[int32]float32{nil, {0: -100, 3: 5, 2000: 1}}[r.IntN(2)],
 		}
 		s := sampling.New(p)
 		s.Accept(0, 1, -5, 1000)
 		id, ok := s.Sample(logits)
 		if !ok {
-			if slices.ContainsFunc(logits, func(l float32) bool { return !math.IsNaN(float64(l)) && !math.IsInf(float64(l), -1) }) {
+			if p.Bias == nil && slices.ContainsFunc(logits, func(l float32) bool { return !math.IsNaN(float64(l)) && !math.IsInf(float64(l), -1) }) {
 				t.Fatalf("%v with %+v: a token was possible", logits, p)
 			}
 			continue
@@ -257,17 +308,28 @@ func TestThePenaltyCountsEachTokenOfTheWindowOnce(t *testing.T) {
 
 func TestFaultsNameEachBadParameter(t *testing.T) {
 	p := sampling.Params{
-		Temperature: math.NaN(), TopK: -1, TopP: math.NaN(), MinP: 2, RepetitionPenalty: -1,
+		Temperature: math.NaN(), TopK: -1, Typical: 1.1, TopP: math.NaN(), MinP: 2, RepetitionPenalty: -1,
+		FrequencyPenalty: math.NaN(), PresencePenalty: 2.1, Bias: map[int32]float32{3: float32(math.NaN())},
 	}
 	var fields []string
 	for _, f := range p.Faults() {
 		fields = append(fields, f.Field)
 	}
-	if want := []string{"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}; !slices.Equal(fields, want) {
+	if want := []string{"temperature", "top_k", "typical_p", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias"}; !slices.Equal(fields, want) {
 		t.Errorf("faults are in %v, want %v", fields, want)
 	}
-	if f := (sampling.Params{}).Faults(); len(f) > 0 {
-		t.Errorf("the zero value has faults: %v", f)
+	for _, good := range []sampling.Params{
+		{},
+		{Typical: 1, MinP: 1, FrequencyPenalty: -2, PresencePenalty: 2, Bias: map[int32]float32{0: 100, 5: -100, 7: float32(math.Inf(-1))}},
+	} {
+		if f := good.Faults(); len(f) > 0 {
+			t.Errorf("%+v has faults: %v", good, f)
+		}
+	}
+	for _, bias := range []map[int32]float32{{-1: 1}, {1: 101}, {1: float32(math.Inf(1))}} {
+		if f := (sampling.Params{Bias: bias}).Faults(); len(f) != 1 || f[0].Field != "logit_bias" {
+			t.Errorf("%v has the faults %v", bias, f)
+		}
 	}
 }
 
@@ -280,10 +342,13 @@ func TestSamplingDoesNotAllocate(t *testing.T) {
 		{Temperature: 1, TopP: 0.9, RepetitionPenalty: 1.1},
 		{Temperature: 1, TopP: 0.9, TopK: 40},
 		{Temperature: 1, TopP: 1, MinP: 0.1},
+		{Temperature: 1, TopP: 1, Typical: 0.7},
+		{Temperature: 1, TopP: 0.9, FrequencyPenalty: 0.5, PresencePenalty: 0.5, Bias: map[int32]float32{1: 2, 3: -100}},
 	} {
 		s := sampling.New(p)
 		s.Accept(1, 2, 3)
 		s.Sample(work)
+		s.Accept(4, 5, 6)
 		// Each selection differs a little in size, so memory may grow a few times.
 		if n := testing.AllocsPerRun(200, func() { copy(work, logits); s.Sample(work) }); n > 0 {
 			t.Errorf("%+v: %v allocations per token", p, n)
@@ -292,6 +357,14 @@ func TestSamplingDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkSample(b *testing.B) {
+	b.Run("top-p/vocab=128000/spread=3", func(b *testing.B) {
+		logits := normalLogits(128_000, 3, 1)
+		s := sampling.New(sampling.Params{Temperature: 0.8, TopP: 0.95})
+		b.ReportAllocs()
+		for b.Loop() {
+			s.Sample(logits)
+		}
+	})
 	for _, c := range []struct {
 		name string
 		p    sampling.Params
@@ -302,6 +375,7 @@ func BenchmarkSample(b *testing.B) {
 		{"top-k", sampling.Params{Temperature: 0.8, TopP: 1, TopK: 40}},
 		{"top-k-p", sampling.Params{Temperature: 0.8, TopP: 0.95, TopK: 40}},
 		{"min-p", sampling.Params{Temperature: 0.8, TopP: 1, MinP: 0.05}},
+		{"typical", sampling.Params{Temperature: 0.8, TopP: 1, Typical: 0.9}},
 	} {
 		for _, spread := range []float64{0.1, 3} {
 			b.Run(fmt.Sprintf("%s/vocab=32000/spread=%g", c.name, spread), func(b *testing.B) {

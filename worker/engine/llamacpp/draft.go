@@ -1,0 +1,168 @@
+package llamacpp
+
+import "rbee/worker/engine"
+
+// Speculation without a second model: texts repeat themselves, and answers
+// repeat their prompts. What followed the last tokens when they last occurred
+// is computed in the same batch as the last token, and kept as far as it is
+// what the sampler picks anyway. The answer is the same; a right guess saves a
+// step, a wrong one costs the time of a row.
+
+const (
+	minMatch     = 3 // tokens that must have occurred before
+	maxMatch     = 8
+	firstDraft   = 3
+	trialBudget  = 1.2  // steps that a request may lose before anything came true
+	tokenBudget  = 0.01 // of a step that each token adds to what may be lost
+	budgetAtMost = 8.0
+	mostLapse    = 2 // steps in which to go on where the last match left off
+)
+
+// drafter decides how much to guess for one request. Its budget is in decode
+// steps: a token that came true is a step saved, a row costs a part of one. A
+// request thus never loses more than a fixed part of its time.
+type drafter struct {
+	size   int
+	budget float64
+	begun  bool
+	source int // where in the text the last draft came from, less the length of the text then
+	lapse  int // steps since the text last was where it was expected
+	cost   float64
+}
+
+// propose gives tokens that may follow the text, in the memory of into, up to limit.
+// Beside the rows of the step that there are, more of them cost what price says.
+func (d *drafter) propose(text []engine.Token, rows, limit int, price func(rows, more int) float64, into []engine.Token) []engine.Token {
+	if !d.begun {
+		d.begun, d.size, d.budget, d.lapse = true, firstDraft, trialBudget, mostLapse
+	}
+	d.budget = min(d.budget+tokenBudget, budgetAtMost)
+	n := aligned(rows, min(d.size, limit), limit)
+	for n > 0 && price(rows, n) > d.budget {
+		n -= rowBlock
+	}
+	if n < 1 {
+		return into[:0]
+	}
+	at := lookup(text)
+	switch {
+	case at >= 0:
+		d.source, d.lapse = at-len(text), 0
+	case d.lapse < mostLapse:
+		// One word was replaced, perhaps, and what follows it is the same again.
+		d.lapse++
+		at = d.source + len(text)
+	default:
+		return into[:0]
+	}
+	d.cost = price(rows, min(n, len(text)-at))
+	return append(into[:0], text[at:min(at+n, len(text))]...)
+}
+
+// rowBlock is how many rows CPUs multiply at once: four take little longer than
+// two, and less long than three.
+const rowBlock = 4
+
+// aligned is about n, but so many that all rows are whole blocks, if there is room for that.
+func aligned(rows, n, limit int) int {
+	if n < 1 {
+		return 0
+	}
+	over := (rows + n) % rowBlock
+	switch {
+	case over == 0:
+		return n
+	case n > over:
+		return n - over
+	case n+rowBlock-over <= limit:
+		return n + rowBlock - over
+	}
+	return n
+}
+
+// learn hears how many of the proposed tokens came true.
+func (d *drafter) learn(proposed, accepted int) {
+	d.budget = min(d.budget+float64(accepted)-d.cost, budgetAtMost)
+	if accepted == 0 && d.lapse == 0 {
+		d.lapse = mostLapse // it was no match to go on from
+	}
+	d.size = max(firstDraft, accepted+1)
+	if accepted == proposed {
+		d.size = min(2*proposed+1, maxDraft)
+	}
+}
+
+// lookup finds where the longest run of tokens that ends the text occurred
+// before, the last time if several are equally long, and returns what is behind it; -1
+// if there is none of minMatch tokens.
+func lookup(text []engine.Token) int {
+	last := len(text) - 1
+	best, at := minMatch-1, -1
+	for i := last - 1; i >= minMatch-1; i-- {
+		if text[i] != text[last] || text[i-1] != text[last-1] {
+			continue
+		}
+		n := 2
+		for n < maxMatch && n <= i && text[i-n] == text[last-n] {
+			n++
+		}
+		if n > best {
+			if best, at = n, i+1; n == maxMatch {
+				break
+			}
+		}
+	}
+	return at
+}
+
+// stepTimes are how long steps took of late by their rows, in seconds, 0 if unknown.
+type stepTimes [64 + maxDraft + 1]float64
+
+// learn takes a step of so many rows without prompts.
+func (t *stepTimes) learn(rows int, seconds float64) {
+	if rows >= len(t) {
+		return
+	}
+	if known := t[rows]; known > 0 {
+		// Steps that stood still say nothing about rows.
+		seconds = known + (min(seconds, 2*known)-known)/8
+	}
+	t[rows] = seconds
+}
+
+// guessedRow is the part of a one-row step that a row more takes, until it is known.
+const guessedRow = 0.35
+
+// of is the time of a step, guessed from the nearest known one if need be, 0 if none is known.
+func (t *stepTimes) of(rows int) float64 {
+	for off := range len(t) {
+		for _, r := range [2]int{rows - off, rows + off} {
+			if r > 0 && r < len(t) && t[r] > 0 {
+				return t[r] * guessedTime(rows) / guessedTime(r)
+			}
+		}
+	}
+	return 0
+}
+
+// guessedTime is the time of a step in times of a step of one row.
+func guessedTime(rows int) float64 { return 1 + guessedRow*float64(rows-1) }
+
+// price is what more rows cost beside others, in parts of the time that a step
+// of these takes for each token.
+func (t *stepTimes) price(rows, more int) float64 {
+	base, all := t.of(rows), t.of(rows+more)
+	if base == 0 {
+		base, all = guessedTime(rows), guessedTime(rows+more)
+	}
+	return (all - base) / base * float64(rows)
+}
+
+// padding says whether a step of so many rows is shorter with one row more. It
+// tries once it knows how long it is without.
+func (t *stepTimes) padding(rows int) bool {
+	if rows%rowBlock != rowBlock-1 || rows+1 >= len(t) || t[rows] == 0 {
+		return false
+	}
+	return t[rows+1] < 0.97*t[rows]
+}

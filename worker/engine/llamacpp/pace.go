@@ -1,0 +1,123 @@
+package llamacpp
+
+import (
+	"time"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+
+	"rbee/worker/engine/threads"
+)
+
+const (
+	// minPromptShare is the least share of a prompt in a step beside running
+	// streams, in tokens. Shares are multiples of it, so that the shapes of
+	// batches repeat.
+	minPromptShare = 16
+
+	// Beside running streams a step spends about as much time on prompts as on
+	// the streams, so that a long prompt does not show as a pause in them, but
+	// no less and no more than this.
+	leastShare = 10 * time.Millisecond
+	mostShare  = 100 * time.Millisecond
+
+	// Of so many steps with prompts and streams one has no prompts, to know how long
+	// the streams take.
+	mostMixed = 16
+
+	// A short prompt may have more of a step: it is soon done.
+	shortPrompt = 256 // tokens
+	shortTimes  = 3
+)
+
+// watchFrom is how long steps have to take before llama.cpp asks during a step
+// whether to give it up: each question costs about a microsecond per graph node.
+const watchFrom = 50 * time.Millisecond
+
+// pace is what the loop knows of how fast it is.
+type pace struct {
+	last        time.Duration // of the last step
+	promptSpeed float64       // tokens per second of late, 0 if unknown
+	decode      time.Duration // of the rows that decode in a step, of late
+	rows        int           // that decode in a step, of late
+	mixed       int           // steps since the last one that had no prompts
+	times       stepTimes
+	onCPU       bool
+	threads     int // of the next step
+	policy      threads.Policy
+	began       time.Time
+	used        time.Duration // CPU time of the process when the step began
+	batch       threads.Step
+}
+
+// step is one computed batch.
+type step struct {
+	tokens, rows int // all, and those of sequences that generate
+	time         time.Duration
+}
+
+func (p *pace) start() {
+	p.used = threads.CPUTime()
+	p.began = time.Now()
+}
+
+// computed notes the time of the batch alone.
+func (p *pace) computed() {
+	p.batch.Time = time.Since(p.began)
+	if p.onCPU { // else threads sleep while a device computes
+		p.batch.CPU = threads.CPUTime() - p.used
+	}
+}
+
+// stop learns from a step that ended.
+func (p *pace) stop(s step) time.Duration {
+	took := time.Since(p.began)
+	p.last = took
+	prompt := s.tokens - s.rows
+	switch {
+	case prompt == 0:
+		p.times.learn(s.rows, p.batch.Time.Seconds())
+		if p.decode == 0 {
+			p.decode = took
+		}
+		p.decode += (took - p.decode) / 2
+		p.rows, p.mixed = s.rows, 0
+	case s.rows == 0:
+		p.learnSpeed(prompt, took)
+	default:
+		p.mixed++
+		p.learnSpeed(prompt, max(took/4, took-p.decode))
+	}
+	p.batch.Tokens, p.batch.Rows = s.tokens, s.rows
+	p.threads = p.policy.Next(p.batch, time.Now())
+	return took
+}
+
+func (p *pace) learnSpeed(tokens int, took time.Duration) {
+	if tokens < minPromptShare {
+		return
+	}
+	speed := float64(tokens) / took.Seconds()
+	if p.promptSpeed == 0 {
+		p.promptSpeed = speed
+	}
+	p.promptSpeed += (speed - p.promptSpeed) / 4
+}
+
+// share is how many tokens of long prompts, and how many of prompts altogether, a
+// step takes beside streams.
+func (p *pace) share() (long, all int) {
+	span := min(max(p.decode, leastShare), mostShare)
+	of := func(span time.Duration) int {
+		n := int(p.promptSpeed * span.Seconds())
+		return max(minPromptShare, min(n/minPromptShare*minPromptShare, batchTokens))
+	}
+	return of(span), of(min(shortTimes*span, mostShare))
+}
+
+// useThreads sets the threads of the next step.
+func (e *Engine) useThreads() {
+	if n := e.pace.threads; n != e.threads {
+		e.threads = n
+		llama.SetNThreads(e.context, int32(n), int32(n))
+	}
+}

@@ -1,0 +1,352 @@
+package slots
+
+import "slices"
+
+// Memory is the KV cache that a Book keeps the books of. Sequences have
+// numbers; what they hold is a run of positions from 0.
+type Memory interface {
+	// Share gives the empty sequence to the first n positions of from, without copying them.
+	Share(from, to, n int)
+	// Cut removes the positions from n on; n 0 removes all.
+	Cut(seq, n int)
+}
+
+// Book knows which tokens each sequence of a KV cache holds, and in how many
+// cells. Cells that sequences share count once. Sequences that ended are kept
+// until their cells are needed, as beginnings of later prompts.
+//
+// It belongs to one goroutine.
+type Book struct {
+	memory Memory
+	whole  bool // sequences can neither be shared nor cut, only continued
+	refs   []uint16
+	live   []uint16 // of refs, those of running sequences
+	free   []int32  // cells
+	spare  []int    // numbers of sequences
+	held   []*Held
+	clock  uint64
+	recent [][]int32 // texts that ended of late, whether or not they are kept
+	worth  float64
+	used   int // cells
+	busy   int // cells of running sequences
+}
+
+// Held is what one sequence of the KV cache holds.
+type Held struct {
+	ID      int
+	tokens  []int32 // in the order of their positions; the array is the request's
+	cells   []int32 // of each token
+	running bool
+	touched uint64
+}
+
+// Len is how many tokens it holds.
+func (h *Held) Len() int { return len(h.tokens) }
+
+// NewBook keeps the books of a memory with so many sequences and cells. A whole
+// memory, such as that of recurrent models, can't share or cut a sequence.
+func NewBook(sequences, cells int, memory Memory, whole bool) *Book {
+	b := &Book{worth: firstWorth, memory: memory, whole: whole, refs: make([]uint16, cells), live: make([]uint16, cells)}
+	for c := cells - 1; c >= 0; c-- {
+		b.free = append(b.free, int32(c))
+	}
+	for s := sequences - 1; s >= 0; s-- {
+		b.spare = append(b.spare, s)
+	}
+	return b
+}
+
+// Available is how many cells running sequences leave.
+func (b *Book) Available() int { return len(b.refs) - b.busy }
+
+// Used is how many cells running sequences hold, and how many more are kept.
+func (b *Book) Used() (running, cached int) { return b.busy, b.used - b.busy }
+
+// Holds is how many tokens a sequence holds.
+func (b *Book) Holds(sequence int) int {
+	for _, h := range b.held {
+		if h.ID == sequence {
+			return h.Len()
+		}
+	}
+	return 0
+}
+
+// Common is how many tokens two texts have in common at their beginning.
+func Common(a, b []int32) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// best finds the sequence from which a text can reuse most. The last token is
+// always left to compute, or there would be no logits.
+func (b *Book) best(tokens []int32) (from *Held, n int) {
+	most := tokens[:len(tokens)-1]
+	for _, h := range b.held {
+		c := Common(h.tokens, most)
+		if b.whole && (h.running || c < len(h.tokens)) {
+			continue
+		}
+		if c > n || c == n && c > 0 && !h.running && h.touched > from.touched {
+			from, n = h, c
+		}
+	}
+	return from, n
+}
+
+const (
+	recentTexts = 64
+	firstWorth  = 0.5
+	worthSpeed  = 1.0 / 8
+)
+
+// Worth is which part of a prompt something that was kept or could have been
+// kept saved of late, from 0 to 1.
+func (b *Book) Worth() float64 { return b.worth }
+
+// appraise learns what keeping texts is good for from one more prompt, of which n
+// tokens could be reused.
+func (b *Book) appraise(tokens []int32, n int) {
+	for _, text := range b.recent {
+		n = max(n, Common(text, tokens))
+	}
+	b.worth += (float64(n)/float64(len(tokens)) - b.worth) * worthSpeed
+}
+
+// Keep drops what was not used for the longest time until no more than so many
+// cells are only kept.
+func (b *Book) Keep(cells int) {
+	for b.used-b.busy > cells {
+		h := b.oldest()
+		if h == nil {
+			return
+		}
+		b.shorten(h, b.used-b.busy-cells)
+	}
+}
+
+// Reusable is how many tokens of a text Reuse would find.
+func (b *Book) Reusable(tokens []int32) int {
+	_, n := b.best(tokens)
+	return n
+}
+
+// Fits says whether the text, and so many tokens more, have room beside the
+// running sequences and so many cells that these are still going to take. All
+// that is only kept would go for it.
+func (b *Book) Fits(tokens []int32, more, promised int) bool {
+	from, n := b.best(tokens)
+	need := len(tokens) + more
+	if from != nil {
+		need -= n
+		for _, c := range from.cells[:n] {
+			if b.live[c] == 0 {
+				need++
+			}
+		}
+	}
+	return b.busy+promised+need <= len(b.refs)
+}
+
+// Start begins a sequence that runs. There must be fewer running ones than
+// sequences. It may hold a beginning of the text already, if the place of what
+// was kept is needed for it.
+func (b *Book) Start(tokens []int32) *Held {
+	b.appraise(tokens, b.Reusable(tokens))
+	if len(b.spare) == 0 {
+		from, n := b.best(tokens)
+		if from != nil {
+			b.touch(from)
+		}
+		old := b.oldest()
+		if old == from && from != nil {
+			b.Cut(from, n)
+			from.running, from.tokens = true, tokens[:n]
+			b.mark(from.cells, 1)
+			return from
+		}
+		b.drop(old)
+	}
+	h := &Held{ID: b.spare[len(b.spare)-1], running: true}
+	b.spare = b.spare[:len(b.spare)-1]
+	b.held = append(b.held, h)
+	b.touch(h)
+	return h
+}
+
+// Reuse gives a sequence that holds nothing what it can have of others, and
+// returns how many tokens it holds. The sequence may get another number.
+func (b *Book) Reuse(h *Held, tokens []int32) int {
+	from, n := b.best(tokens)
+	if n == 0 || h.Len() > 0 {
+		return h.Len()
+	}
+	b.touch(from)
+	if b.whole {
+		h.ID, from.ID = from.ID, h.ID
+		h.cells, from.cells = from.cells, nil
+		from.tokens = nil
+		b.mark(h.cells, 1)
+		b.remove(from)
+	} else {
+		b.memory.Share(from.ID, h.ID, n)
+		h.cells = append(h.cells[:0], from.cells[:n]...)
+		for _, c := range h.cells {
+			b.refs[c]++
+		}
+		b.mark(h.cells, 1)
+	}
+	h.tokens = tokens[:n]
+	return n
+}
+
+// Grow notes that a sequence now holds the tokens, of which it held the first
+// already. Room must have said yes to the others.
+func (b *Book) Grow(h *Held, tokens []int32) {
+	for range len(tokens) - len(h.cells) {
+		c := b.free[len(b.free)-1]
+		b.free = b.free[:len(b.free)-1]
+		b.refs[c], b.live[c] = 1, 1
+		b.used++
+		b.busy++
+		h.cells = append(h.cells, c)
+	}
+	h.tokens = tokens
+}
+
+// Cut lets a sequence hold its first n tokens only.
+func (b *Book) Cut(h *Held, n int) {
+	if n >= len(h.cells) {
+		return
+	}
+	b.memory.Cut(h.ID, n)
+	b.release(h, n)
+}
+
+func (b *Book) release(h *Held, n int) {
+	if h.running {
+		b.mark(h.cells[n:], -1)
+	}
+	for _, c := range h.cells[n:] {
+		if b.refs[c]--; b.refs[c] == 0 {
+			b.free = append(b.free, c)
+			b.used--
+		}
+	}
+	h.cells, h.tokens = h.cells[:n], h.tokens[:n]
+}
+
+// mark counts cells as those of one running sequence more or less.
+func (b *Book) mark(cells []int32, by int) {
+	for _, c := range cells {
+		if by > 0 {
+			if b.live[c]++; b.live[c] == 1 {
+				b.busy++
+			}
+		} else if b.live[c]--; b.live[c] == 0 {
+			b.busy--
+		}
+	}
+}
+
+// Room makes room for n cells, if it must at the cost of what was not used for
+// the longest time. It is false if running sequences leave no such room.
+func (b *Book) Room(n int) bool {
+	for len(b.free) < n {
+		h := b.oldest()
+		if h == nil {
+			return false
+		}
+		b.shorten(h, n-len(b.free))
+	}
+	return true
+}
+
+// shorten cuts about n tokens off the end of what is kept, or drops it.
+func (b *Book) shorten(h *Held, n int) {
+	keep := len(h.cells) - max(n, cutAtOnce)
+	if b.whole || keep < worthKeeping {
+		b.drop(h)
+		return
+	}
+	b.Cut(h, keep)
+}
+
+const (
+	cutAtOnce    = 64 // tokens that are cut from the end of what is kept, so that it happens rarely
+	worthKeeping = 16 // tokens; what is shorter is dropped
+)
+
+// oldest is the kept sequence that was not used for the longest time, nil if there is none.
+func (b *Book) oldest() *Held {
+	var old *Held
+	for _, h := range b.held {
+		if !h.running && (old == nil || h.touched < old.touched) {
+			old = h
+		}
+	}
+	return old
+}
+
+// Finish keeps a sequence that ended for later prompts, unless another one holds the same.
+func (b *Book) Finish(h *Held) {
+	b.mark(h.cells, -1)
+	h.running = false
+	b.touch(h)
+	h.tokens = slices.Clone(h.tokens) // its array may have grown much larger
+	if len(h.tokens) < worthKeeping {
+		b.drop(h)
+		return
+	}
+	b.recent = append(b.recent, h.tokens)
+	if len(b.recent) > recentTexts {
+		b.recent = slices.Delete(b.recent, 0, 1)
+	}
+	for i := len(b.held) - 1; i >= 0; i-- {
+		other := b.held[i]
+		if other == h {
+			continue
+		}
+		c := Common(other.tokens, h.tokens)
+		switch {
+		case c == len(h.tokens) && !b.whole:
+			b.drop(h)
+			return
+		case c == len(other.tokens) && !other.running && !b.whole:
+			b.drop(other)
+		}
+	}
+}
+
+// Drop forgets a sequence.
+func (b *Book) Drop(h *Held) { b.drop(h) }
+
+// Clear forgets all that is only kept.
+func (b *Book) Clear() {
+	for h := b.oldest(); h != nil; h = b.oldest() {
+		b.drop(h)
+	}
+}
+
+func (b *Book) drop(h *Held) {
+	b.memory.Cut(h.ID, 0)
+	b.release(h, 0)
+	b.remove(h)
+}
+
+// remove takes a sequence that holds nothing off the list.
+func (b *Book) remove(h *Held) {
+	b.held = slices.DeleteFunc(b.held, func(o *Held) bool { return o == h })
+	b.spare = append(b.spare, h.ID)
+	h.running = false
+}
+
+func (b *Book) touch(h *Held) {
+	b.clock++
+	h.touched = b.clock
+}
