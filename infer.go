@@ -1,6 +1,7 @@
 package rbee
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
@@ -26,19 +27,25 @@ const (
 // InferRequest asks a worker for tokens. Absent fields take the defaults above
 // (Normalize sets them).
 type InferRequest struct {
-	Prompt            string   `json:"prompt" doc:"at most 1 MiB of UTF-8"`
-	MaxTokens         *int     `json:"max_tokens,omitempty" doc:"default 256"`
-	Temperature       *float64 `json:"temperature,omitempty" doc:"0 to 2, default 0.7; 0 is greedy"`
-	TopP              *float64 `json:"top_p,omitempty" doc:"0 to 1, default 1"`
-	TopK              int      `json:"top_k,omitempty" doc:"0 is off"`
-	MinP              float64  `json:"min_p,omitempty" doc:"0 to 1, 0 is off"`
-	RepetitionPenalty *float64 `json:"repetition_penalty,omitempty" doc:"above 0, default 1 (off)"`
-	Seed              *uint64  `json:"seed,omitempty" doc:"default random"`
-	Stop              []string `json:"stop,omitempty" doc:"at most 16 strings of 1 to 256 characters"`
-	Stream            *bool    `json:"stream,omitempty" doc:"default true"`
-	TimeoutSeconds    *int     `json:"timeout_seconds,omitempty" doc:"1 to 86400, default 300"`
-	IgnoreEOS         bool     `json:"ignore_eos,omitempty" doc:"go on after the end-of-text token; for benchmarks"`
-	RequestID         string   `json:"request_id,omitempty" doc:"default the X-Request-Id of the request"`
+	Prompt            string             `json:"prompt" doc:"at most 1 MiB of UTF-8"`
+	MaxTokens         *int               `json:"max_tokens,omitempty" doc:"default 256"`
+	Temperature       *float64           `json:"temperature,omitempty" doc:"0 to 2, default 0.7; 0 is greedy"`
+	TopP              *float64           `json:"top_p,omitempty" doc:"0 to 1, default 1"`
+	TopK              int                `json:"top_k,omitempty" doc:"0 is off"`
+	MinP              float64            `json:"min_p,omitempty" doc:"0 to 1, 0 is off"`
+	TypicalP          float64            `json:"typical_p,omitempty" doc:"0 to 1, 0 and 1 are off"`
+	RepetitionPenalty *float64           `json:"repetition_penalty,omitempty" doc:"above 0, default 1 (off)"`
+	FrequencyPenalty  float64            `json:"frequency_penalty,omitempty" doc:"-2 to 2, for each time that the answer has the token"`
+	PresencePenalty   float64            `json:"presence_penalty,omitempty" doc:"-2 to 2, if the answer has the token"`
+	Seed              *uint64            `json:"seed,omitempty" doc:"default random"`
+	Stop              []string           `json:"stop,omitempty" doc:"at most 16 strings of 1 to 256 characters"`
+	Stream            *bool              `json:"stream,omitempty" doc:"default true"`
+	TimeoutSeconds    *int               `json:"timeout_seconds,omitempty" doc:"1 to 86400, default 300"`
+	LogitBias         map[string]float64 `json:"logit_bias,omitempty" doc:"added to the logits of tokens, by their numbers; -100 bans"`
+	Grammar           string             `json:"grammar,omitempty" doc:"GBNF grammar of the answer"`
+	JSONSchema        json.RawMessage    `json:"json_schema,omitempty" doc:"JSON schema that the answer fits; in place of a grammar"`
+	IgnoreEOS         bool               `json:"ignore_eos,omitempty" doc:"go on after the end-of-text token; for benchmarks"`
+	RequestID         string             `json:"request_id,omitempty" doc:"default the X-Request-Id of the request"`
 }
 
 // Normalize sets the defaults of absent fields.
@@ -83,6 +90,12 @@ func (r *InferRequest) Faults() []Fault {
 	between("temperature", *r.Temperature, 0, 2)
 	between("top_p", *r.TopP, 0, 1)
 	between("min_p", r.MinP, 0, 1)
+	between("typical_p", r.TypicalP, 0, 1)
+	between("frequency_penalty", r.FrequencyPenalty, -2, 2)
+	between("presence_penalty", r.PresencePenalty, -2, 2)
+	if r.Grammar != "" && len(r.JSONSchema) > 0 {
+		fault("json_schema", "cannot be combined with a grammar")
+	}
 	if r.TopK < 0 {
 		fault("top_k", "must be 0 or more")
 	}
@@ -147,6 +160,9 @@ type InferDone struct {
 	StopReason   StopReason `json:"stop_reason" enum:"length,stop,eos,canceled,shutdown"`
 	PromptTokens int        `json:"prompt_tokens"`
 	CachedTokens int        `json:"cached_tokens" doc:"prompt tokens whose KV was reused"`
+	QueuedMS     float64    `json:"queued_ms" doc:"until the first work on the prompt"`
+	PrefillMS    float64    `json:"prefill_ms" doc:"from there to the first token"`
+	DecodeMS     float64    `json:"decode_ms" doc:"from the first token to the end"`
 }
 
 // InferReply is the body of POST /v1/inference with stream=false.

@@ -102,6 +102,17 @@ func (c *Client) Detokenize(ctx context.Context, req rbee.DetokenizeRequest) (st
 	return r.Text, err
 }
 
+// Slots tells what each slot of a worker does.
+func (c *Client) Slots(ctx context.Context) (rbee.SlotList, error) {
+	return call[rbee.SlotList](ctx, c, http.MethodGet, "/v1/slots", nil)
+}
+
+// ChatTemplate returns the prompt that a conversation becomes. The request is
+// the JSON of one to OpenAI's chat completions.
+func (c *Client) ChatTemplate(ctx context.Context, req json.RawMessage) (rbee.PromptReply, error) {
+	return call[rbee.PromptReply](ctx, c, http.MethodPost, "/v1/chat/template", req)
+}
+
 // IsCut says whether err means that the other side vanished in the middle of
 // a reply or could not be reached at all, as opposed to a failure it reported.
 func IsCut(err error) bool {

@@ -95,8 +95,10 @@ type flags struct {
 	slots, context, kvTokens int
 	threads, queue           int
 	engineDir, keyFile       string
+	debugAddr                string
 	loadTimeout              time.Duration
 	logLevel, logFormat      string
+	tuning                   tuning
 }
 
 func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Command {
@@ -115,6 +117,13 @@ func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Comm
 				return err
 			}
 			begun()
+			if f.debugAddr != "" {
+				stop, err := debugging(f.debugAddr, cfg.Log)
+				if err != nil {
+					return err
+				}
+				defer stop()
+			}
 			return serve(ctx, cfg, f.port)
 		},
 	}
@@ -134,6 +143,8 @@ func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Comm
 	set.IntVar(&f.queue, "queue", DefaultQueue, "requests that may wait for a slot")
 	set.DurationVar(&f.loadTimeout, "load-timeout", DefaultLoadTimeout, "give up a load that shows no progress for so long")
 	set.StringVar(&f.keyFile, "key-file", "", "file with the key that callers must know")
+	set.StringVar(&f.debugAddr, "debug-addr", "", "loopback address that serves profiles (pprof) to anyone on this machine, such as 127.0.0.1:6060")
+	f.tuning.flags(set)
 	shared := root.PersistentFlags()
 	shared.StringVar(&f.engineDir, "engine-dir", "", "directory of the engine (default engine.dir of the configuration)")
 	shared.StringVar(&f.logLevel, "log-level", envOr(p, "RBEE_LOG_LEVEL", "info"), "debug, info, warn or error")
@@ -209,6 +220,10 @@ func (f *flags) config(p Process, e Engine) (Config, error) {
 	check(f.threads >= 0 && f.threads <= 512, "threads", "must be from 0 to 512")
 	check(f.queue >= 0 && f.queue <= 1024, "queue", "must be from 0 to 1024")
 	check(f.loadTimeout > 0, "load-timeout", "must be above 0")
+	options := engine.Options{
+		Backend: rbee.Backend(f.backend), Slots: f.slots, Context: f.context, KVTokens: f.kvTokens, Threads: f.threads, Queue: f.queue,
+	}
+	f.tuning.apply(&options, check)
 	if len(faults) > 0 {
 		return Config{}, rbee.InvalidRequest(faults...).Suggest("see '%s --help'", Program)
 	}
@@ -232,14 +247,12 @@ func (f *flags) config(p Process, e Engine) (Config, error) {
 			f.device += "0"
 		}
 	}
+	options.ModelPath, options.Device = path, rbee.DeviceID(f.device)
 	return Config{
 		ID: rbee.WorkerID(f.id), ModelRef: f.modelRef, Key: key.Reveal(),
 		CallbackURL: f.callbackURL, CallbackKey: env(p, CallbackKeyEnv), LoadTimeout: f.loadTimeout,
-		Log: f.log(p).With("worker", f.id),
-		Options: engine.Options{
-			ModelPath: path, Backend: rbee.Backend(f.backend), Device: rbee.DeviceID(f.device),
-			Slots: f.slots, Context: f.context, KVTokens: f.kvTokens, Threads: f.threads, Queue: f.queue,
-		},
+		Log:     f.log(p).With("worker", f.id),
+		Options: options,
 		Load: func(ctx context.Context, o engine.Options, progress func(rbee.LoadProgress)) (engine.Engine, error) {
 			var err error
 			if o.LibDir, err = f.libDir(p, e); err != nil {

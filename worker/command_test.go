@@ -119,6 +119,7 @@ func TestWrongUseIsExplained(t *testing.T) {
 			[]string{"--slots", "0", "--backend", "abacus", "--port", "70000", "--queue", "-1", "--load-timeout", "0s", "--callback-url", "x", "--worker-id", "a b"},
 			[]string{"--model", "--slots", "--backend", "--port", "--queue", "--load-timeout", "--callback-url", "--worker-id"},
 		},
+		{"adapters and shares", []string{"--model", model, "--tensor-split", "1,x", "--lora", ""}, []string{"--tensor-split", "--lora"}},
 		{"unknown flag", []string{"--speed", "9"}, []string{"unknown flag: --speed"}},
 		{"no number", []string{"--slots", "many"}, []string{"--slots"}},
 		{"unknown command", []string{"dance"}, []string{"dance"}},
@@ -163,6 +164,8 @@ func TestWhatCannotWorkExits1WithASuggestion(t *testing.T) {
 		{"no such model", fakeEngine(fake.Script{}), []string{"--model", filepath.Join(nowhere, "none.gguf")}, "none.gguf"},
 		{"no engine", llama, []string{"--model", modelFile(t), "--engine-dir", nowhere}, "rbee engine install"},
 		{"no engine for devices", llama, []string{"devices", "--engine-dir", nowhere}, "rbee engine install"},
+		{"profiles for all", fakeEngine(fake.Script{}), []string{"--model", modelFile(t), "--debug-addr", "0.0.0.0:0"}, "loopback"},
+		{"unknown type of KV", fakeEngine(fake.Script{}), []string{"--model", modelFile(t), "--kv-type", "q1"}, "kv_type"},
 		{"no hive", fakeEngine(fake.Script{}), []string{"--model", modelFile(t), "--callback-url", "http://" + closedAddr(t) + "/v1/workers/ready"}, "rbee-hive"},
 	}
 	for _, c := range cases {
@@ -448,4 +451,42 @@ func TestTheProcessEnds(t *testing.T) {
 			t.Errorf("exit %d, stderr %s", code, errs)
 		}
 	})
+}
+
+func TestProfilesAreServedWhenAskedFor(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var errs output
+	done := make(chan int, 1)
+	go func() {
+		done <- worker.Main(ctx, worker.Process{
+			Args: []string{"--model", modelFile(t), "--debug-addr", "127.0.0.1:0", "--log-format", "json"}, Stdout: io.Discard, Stderr: &errs,
+		}, fakeEngine(fake.Script{}))
+	}()
+	addr := ""
+	eventually(t, "the address is told", func() bool {
+		_, rest, found := strings.Cut(errs.String(), `"addr":"http://127.0.0.1:`)
+		addr, _, _ = strings.Cut(rest, `/debug/pprof/"`)
+		return found && strings.Contains(rest, "/debug/pprof/")
+	})
+	tr := &http.Transport{DisableKeepAlives: true}
+	for path, want := range map[string]string{"": "goroutine", "goroutine?debug=1": "goroutine profile", "cmdline": "worker.test"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+addr+"/debug/pprof/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
+			t.Errorf("%q: %d, %v", path, resp.StatusCode, err)
+		}
+	}
+	cancel()
+	if code := <-done; code != rbee.ExitDone {
+		t.Errorf("exit %d", code)
+	}
 }

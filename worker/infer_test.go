@@ -40,6 +40,12 @@ func TestAStreamHasTheShapeOfTheContract(t *testing.T) {
 	if ms, ok := done["duration_ms"].(float64); !ok || ms < 0 {
 		t.Errorf("the duration is %v", done["duration_ms"])
 	}
+	for _, ms := range []string{"queued_ms", "prefill_ms", "decode_ms"} {
+		if v, ok := done[ms].(float64); !ok || v < 0 {
+			t.Errorf("%s is %v", ms, done[ms])
+		}
+		delete(done, ms)
+	}
 	delete(done, "duration_ms")
 	want := map[string]any{"done": true, "total_tokens": 5.0, "stop_reason": "length", "prompt_tokens": 4.0, "cached_tokens": 0.0}
 	if fmt.Sprint(done) != fmt.Sprint(want) {
@@ -475,7 +481,7 @@ func TestTheFiguresCountWhatRan(t *testing.T) {
 		`rbee_worker_requests_total{reason="length"}`: "1",
 		"rbee_worker_generated_tokens_total":          "5",
 		"rbee_worker_ttft_seconds_count":              "1",
-		"rbee_worker_inter_token_seconds_count":       "1",
+		"rbee_worker_inter_token_seconds_count":       "4",
 		"rbee_worker_slots":                           "4",
 	} {
 		if got := w.metric(t, name); got != want {
@@ -496,6 +502,7 @@ func TestTheDocumentNamesEveryEndpoint(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/v1/health", "/v1/ready", "/v1/loading/progress", "/v1/inference", "/v1/inference/{request_id}",
+		"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/v1/chat/template", "/v1/slots",
 		"/v1/tokenize", "/v1/detokenize", "/v1/admin/shutdown", "/v1/shutdown", "/metrics",
 	} {
 		if !strings.Contains(served, `"`+path+`"`) {

@@ -15,6 +15,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	ttft     prometheus.Histogram
+	queued   prometheus.Histogram
 	interval prometheus.Histogram
 }
 
@@ -28,12 +29,16 @@ func newMetrics(f *floor) *metrics {
 			Name: "rbee_worker_ttft_seconds", Help: "Time from a request to its first token.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
 		}),
+		queued: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rbee_worker_queued_seconds", Help: "Time from a request to the first work on its prompt.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}),
 		interval: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "rbee_worker_inter_token_seconds", Help: "Mean time between two tokens of a generation.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+			Name: "rbee_worker_inter_token_seconds", Help: "Time between two tokens of a generation, without the client's.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
 		}),
 	}
-	m.registry.MustRegister(m.requests, m.ttft, m.interval,
+	m.registry.MustRegister(m.requests, m.ttft, m.queued, m.interval,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, read func(engine.Stats) int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
@@ -47,11 +52,26 @@ func newMetrics(f *floor) *metrics {
 	gauge("rbee_worker_slots_busy", "Slots that serve a request.", func(s engine.Stats) int { return s.SlotsBusy })
 	gauge("rbee_worker_queued_requests", "Requests that wait for a slot.", func(s engine.Stats) int { return s.Queued })
 	gauge("rbee_worker_queue_size_requests", "Requests that may wait for a slot.", func(s engine.Stats) int { return s.QueueSize })
-	gauge("rbee_worker_kv_used_tokens", "Cells of the KV cache that are promised to requests.", func(s engine.Stats) int { return s.KVUsed })
+	gauge("rbee_worker_kv_used_tokens", "Cells of the KV cache that running requests hold.", func(s engine.Stats) int { return s.KVUsed })
+	gauge("rbee_worker_kv_cached_tokens", "Cells of the KV cache kept for prompts that begin alike.", func(s engine.Stats) int { return s.KVCached })
 	gauge("rbee_worker_kv_size_tokens", "Cells of the KV cache.", func(s engine.Stats) int { return s.KVTotal })
+	gauge("rbee_worker_threads", "Compute threads of the last batch.", func(s engine.Stats) int { return s.Threads })
 	counter("rbee_worker_steps_total", "Batches computed.", func(s engine.Stats) uint64 { return s.Steps })
-	counter("rbee_worker_prompt_tokens_total", "Tokens of prompts.", func(s engine.Stats) uint64 { return s.PromptTokens })
+	counter("rbee_worker_batch_tokens_total", "Tokens of all batches; by steps it is how full they are.", func(s engine.Stats) uint64 { return s.BatchTokens })
+	counter("rbee_worker_prompt_tokens_total", "Tokens of prompts that were computed.", func(s engine.Stats) uint64 { return s.PromptTokens })
+	counter("rbee_worker_cached_tokens_total", "Tokens of prompts whose KV was reused.", func(s engine.Stats) uint64 { return s.CachedTokens })
+	counter("rbee_worker_cache_hits_total", "Requests that reused KV of others.", func(s engine.Stats) uint64 { return s.CacheHits })
+	counter("rbee_worker_admitted_requests_total", "Requests that got a slot.", func(s engine.Stats) uint64 { return s.Requests })
+	counter("rbee_worker_put_backs_total", "Times that a request lost its KV cells to older ones.", func(s engine.Stats) uint64 { return s.PutBacks })
 	counter("rbee_worker_generated_tokens_total", "Tokens generated.", func(s engine.Stats) uint64 { return s.GeneratedTokens })
+	counter("rbee_worker_draft_tokens_total", "Tokens proposed by speculation.", func(s engine.Stats) uint64 { return s.DraftTokens })
+	counter("rbee_worker_accepted_tokens_total", "Proposed tokens that came true.", func(s engine.Stats) uint64 { return s.AcceptedTokens })
+	counter("rbee_worker_embedded_tokens_total", "Tokens of texts that became vectors.", func(s engine.Stats) uint64 { return s.EmbeddedTokens })
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "rbee_worker_step_seconds_total", Help: "Time spent on batches."},
+			func() float64 { return f.stats().StepTime.Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rbee_worker_last_step_seconds", Help: "Time that the last batch took."},
+			func() float64 { return f.stats().LastStep.Seconds() }))
 	return m
 }
 
@@ -64,8 +84,6 @@ func (m *metrics) ended(reason string, g *generation) {
 	m.requests.WithLabelValues(reason).Inc()
 	if g.tokens > 0 {
 		m.ttft.Observe(g.first.Seconds())
-	}
-	if g.tokens > 1 {
-		m.interval.Observe(g.result.Decode.Seconds() / float64(g.tokens-1))
+		m.queued.Observe(g.result.Queued.Seconds())
 	}
 }

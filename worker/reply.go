@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"rbee"
 	"rbee/internal/sse"
+	"rbee/worker/openai"
 )
 
 // headerGrace is how long a stream's headers wait for the first token. Until
@@ -20,37 +22,21 @@ const headerGrace = 250 * time.Millisecond
 // writeGrace is how long the last events may take to reach a client that reads slowly.
 const writeGrace = time.Second
 
-// reply is where a generation goes: a stream of events, or one body.
-type reply interface {
-	// token sends the text that the token with this number, from 0, completes.
-	// A token whose text is held back, or is empty, is not sent.
-	token(text []byte, index int) error
-	// done ends the reply with the rest of the text and the figures.
-	done(rest []byte, d rbee.InferDone) error
-	// fail ends the reply with an error. If the reply has not begun the error
-	// comes back, for the handler to answer with.
-	fail(err *rbee.Error, requestID string) error
-}
-
-// stream sends events as they come.
-type stream struct {
-	mu     sync.Mutex // the grace timer begins the stream beside the handler
-	w      http.ResponseWriter
-	events *sse.Writer // nil before the stream began
-	ended  bool
-	event  tokenEvent // reused
+// events is a reply that is a stream of events. Several goroutines may send.
+type events struct {
+	mu    sync.Mutex // the grace timer begins the stream beside the handler
+	w     http.ResponseWriter
+	out   *sse.Writer // nil before the stream began
+	ended bool
 
 	grace   *time.Timer
 	release func() // takes the deadline off the connection
 }
 
-type tokenEvent struct {
-	Token string `json:"token"`
-	Index int    `json:"index"`
-}
-
-func newStream(ctx context.Context, w http.ResponseWriter) *stream {
-	s := &stream{w: w}
+// newEvents makes a stream that begins with its first event, or after
+// headerGrace. It needs a close.
+func newEvents(ctx context.Context, w http.ResponseWriter) *events {
+	s := &events{w: w}
 	s.grace = time.AfterFunc(headerGrace, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -73,14 +59,14 @@ func newStream(ctx context.Context, w http.ResponseWriter) *stream {
 }
 
 // begin sends the headers; the caller holds the lock.
-func (s *stream) begin() {
-	if s.events == nil && !s.ended {
-		s.events = sse.NewWriter(s.w)
+func (s *events) begin() {
+	if s.out == nil && !s.ended {
+		s.out = sse.NewWriter(s.w)
 	}
 }
 
 // close releases the connection. The handler calls it before it returns.
-func (s *stream) close() {
+func (s *events) close() {
 	s.grace.Stop()
 	s.release()
 	s.mu.Lock()
@@ -88,12 +74,62 @@ func (s *stream) close() {
 	s.ended = true
 }
 
-func (s *stream) token(text []byte, index int) error {
+// send sends the JSON of one event.
+func (s *events) send(data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begin()
-	s.event = tokenEvent{Token: string(text), Index: index}
-	return s.events.JSON(&s.event)
+	return s.out.Data(data)
+}
+
+// unused ends a stream that has not begun, so that the reply can be an error.
+func (s *events) unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out == nil {
+		s.ended = true
+	}
+	return s.ended
+}
+
+// finish sends the last event, if there is one, and the end mark.
+func (s *events) finish(last any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begin()
+	s.ended = true
+	if last != nil {
+		if err := s.out.JSON(last); err != nil {
+			return err
+		}
+	}
+	return s.out.Done()
+}
+
+// reply is where a generation goes: a stream of events, or one body.
+type reply interface {
+	// token sends the text that the token with this number, from 0, completes.
+	token(text []byte, index int) error
+	// done ends the reply with the rest of the text and the figures.
+	done(rest []byte, d rbee.InferDone) error
+	// fail ends the reply with an error. If the reply has not begun the error
+	// comes back, for the handler to answer with.
+	fail(err *rbee.Error, requestID string) error
+}
+
+// stream sends events as they come.
+type stream struct {
+	events *events
+	buf    []byte // reused
+}
+
+func (s *stream) token(text []byte, index int) error {
+	s.buf = append(s.buf[:0], `{"token":`...)
+	s.buf = openai.AppendString(s.buf, text)
+	s.buf = append(s.buf, `,"index":`...)
+	s.buf = strconv.AppendInt(s.buf, int64(index), 10)
+	s.buf = append(s.buf, '}')
+	return s.events.send(s.buf)
 }
 
 func (s *stream) done(rest []byte, d rbee.InferDone) error {
@@ -102,31 +138,16 @@ func (s *stream) done(rest []byte, d rbee.InferDone) error {
 			return err
 		}
 	}
-	return s.finish(d)
+	return s.events.finish(d)
 }
 
 func (s *stream) fail(err *rbee.Error, requestID string) error {
-	s.mu.Lock()
-	if s.events == nil {
-		s.ended = true
-		s.mu.Unlock()
+	if s.events.unused() {
 		return err
 	}
-	s.mu.Unlock()
 	e := *err
 	e.RequestID = requestID
-	return s.finish(rbee.ErrorBody{Error: &e})
-}
-
-func (s *stream) finish(last any) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.begin()
-	s.ended = true
-	if err := s.events.JSON(last); err != nil {
-		return err
-	}
-	return s.events.Done()
+	return s.events.finish(rbee.ErrorBody{Error: &e})
 }
 
 // whole collects the text and sends one body.
@@ -143,8 +164,15 @@ func (r *whole) token(text []byte, _ int) error {
 
 func (r *whole) done(rest []byte, d rbee.InferDone) error {
 	r.text.Write(rest)
-	r.w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(r.w).Encode(rbee.InferReply{RequestID: r.requestID, Text: r.text.String(), InferDone: d})
+	return writeJSON(r.w, rbee.InferReply{RequestID: r.requestID, Text: r.text.String(), InferDone: d})
 }
 
 func (r *whole) fail(err *rbee.Error, _ string) error { return err }
+
+// writeJSON sends a whole body.
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	return out.Encode(v)
+}

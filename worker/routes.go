@@ -51,6 +51,34 @@ func (w *Worker) routes() []httpapi.Route {
 			Summary: "The text of tokens.", Handler: httpapi.JSON(w.detokenize),
 		},
 		{
+			Method: http.MethodPost, Path: "/v1/chat/completions", OpenAI: true,
+			Summary: "OpenAI's chat: an answer to a conversation, whole or as a stream of events.", Handler: httpapi.RawFunc(w.chatCompletions),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/completions", OpenAI: true,
+			Summary: "OpenAI's completions: text that goes on from a prompt.", Handler: httpapi.RawFunc(w.completions),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/embeddings", OpenAI: true,
+			Summary: "OpenAI's embeddings: a vector for each text.", Handler: httpapi.RawFunc(w.embeddings),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/models", OpenAI: true,
+			Summary: "The model that is loaded, as OpenAI lists models.", Handler: httpapi.RawFunc(w.listModels),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/models/{model...}", OpenAI: true,
+			Summary: "The model that is loaded, by any of its names.", Handler: httpapi.RawFunc(w.showModel),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/chat/template", OpenAI: true,
+			Summary: "The prompt that a conversation becomes; the body is that of a chat.", Handler: httpapi.RawFunc(w.chatTemplate),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/slots",
+			Summary: "What each slot does.", Handler: httpapi.JSON(w.slots),
+		},
+		{
 			Method: http.MethodPost, Path: "/v1/admin/shutdown",
 			Summary: "Finishes what runs, for at most 30 s, takes nothing new, and ends.", Handler: httpapi.JSON(w.adminShutdown),
 		},
@@ -103,6 +131,25 @@ func (w *Worker) loading(ctx context.Context, _ *struct{}, rw http.ResponseWrite
 		return err
 	}
 	return out.Done()
+}
+
+func (w *Worker) slots(context.Context, *struct{}) (*body[rbee.SlotList], error) {
+	eng, err := w.floor.use()
+	if err != nil {
+		return nil, err
+	}
+	stats := eng.Stats()
+	list := rbee.SlotList{
+		Queued: stats.Queued, QueueSize: stats.QueueSize, KVUsedTokens: stats.KVUsed,
+		KVCachedTokens: stats.KVCached, KVSizeTokens: stats.KVTotal, Slots: []rbee.Slot{},
+	}
+	for _, s := range eng.Slots() {
+		list.Slots = append(list.Slots, rbee.Slot{
+			Slot: s.Slot, State: string(s.State), PromptTokens: s.PromptTokens, CachedTokens: s.CachedTokens,
+			GeneratedTokens: s.GeneratedTokens, MaxTokens: s.MaxTokens, KVTokens: s.KVTokens, RunningMS: s.Running.Milliseconds(),
+		})
+	}
+	return &body[rbee.SlotList]{list}, nil
 }
 
 type requestIDIn struct {

@@ -64,6 +64,7 @@ type Worker struct {
 	floor    *floor
 	progress *progress
 	metrics  *metrics
+	served   *served // made before the floor opens
 	loads    sync.WaitGroup
 
 	drain context.Context // ends when the worker shall take nothing new
@@ -128,6 +129,9 @@ func (w *Worker) live(url string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if w.served, err = newServed(w.cfg.ModelRef, eng); err != nil {
+		return errors.Join(err, eng.Close())
 	}
 	w.floor.open(eng)
 	w.progress.ready()

@@ -39,6 +39,8 @@ type API struct {
 	mux  *http.ServeMux
 	huma huma.API
 	open map[string]bool // patterns of public routes
+
+	openAI map[string]bool // patterns and paths of routes that speak OpenAI's API
 }
 
 // New builds the API. It panics on a route that huma or net/http refuses:
@@ -58,7 +60,7 @@ func New(cfg Config) *API {
 		"key": {Type: "http", Scheme: "bearer", Description: "the daemon's key, if it has one"},
 	}
 	mux := http.NewServeMux()
-	a := &API{cfg: cfg, mux: mux, huma: humago.New(mux, hc), open: map[string]bool{}}
+	a := &API{cfg: cfg, mux: mux, huma: humago.New(mux, hc), open: map[string]bool{}, openAI: map[string]bool{}}
 	rows := append([]Route{{
 		Method: http.MethodGet, Path: "/openapi.json", Summary: "This document.",
 		Handler: RawFunc(a.serveOpenAPI),
@@ -67,6 +69,9 @@ func New(cfg Config) *API {
 		r.Handler.register(a, r)
 		if r.Access == Public {
 			a.open[r.Method+" "+r.Path] = true
+		}
+		if r.OpenAI {
+			a.openAI[r.Method+" "+r.Path], a.openAI[r.Path] = true, true
 		}
 	}
 	return a
@@ -151,16 +156,20 @@ func nameEnd(err error) error {
 func (a *API) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	we := a.wireError(r.Context(), err)
 	we.ErrorBody.Error.RequestID = w.Header().Get(rbee.RequestIDHeader) // a handler may know a better one
-	a.writeStatus(w, we)
+	a.writeStatus(w, r, we)
 }
 
-func (a *API) writeStatus(w http.ResponseWriter, we *wireError) {
+func (a *API) writeStatus(w http.ResponseWriter, r *http.Request, we *wireError) {
 	for k, v := range we.GetHeaders() {
 		w.Header()[k] = v
 	}
+	var body any = we.ErrorBody
+	if a.speaksOpenAI(r) {
+		body = OpenAI(we.ErrorBody.Error)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(we.status)
-	_ = json.NewEncoder(w).Encode(we.ErrorBody) // a client that left misses it
+	_ = json.NewEncoder(w).Encode(body) // a client that left misses it
 }
 
 // log tells the operator of failures of our own; what a client did wrong is at debug.

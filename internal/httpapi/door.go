@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -146,7 +147,7 @@ func (a *API) refuseUnknown(w http.ResponseWriter, r *http.Request, mux http.Han
 	}
 	we := a.wireError(r.Context(), err)
 	we.status = rec.status
-	a.writeStatus(w, we)
+	a.writeStatus(w, r, we)
 }
 
 type statusRecorder struct {
@@ -177,4 +178,21 @@ func (b *patientBody) Read(p []byte) (int, error) {
 func (b *patientBody) Close() error {
 	_ = b.rc.SetReadDeadline(time.Time{})
 	return b.body.Close()
+}
+
+// Body reads the whole body of a request, for plain handlers. One that is too
+// large is INVALID_REQUEST, one that does not arrive is REQUEST_TIMEOUT.
+func Body(r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(r.Body)
+	var large *http.MaxBytesError
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return b, nil
+	case errors.As(err, &large):
+		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "the request is not valid: its body is larger than %d bytes", large.Limit)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return nil, rbee.Errorf(rbee.CodeRequestTimeout, "the request's body did not arrive in time")
+	}
+	return nil, rbee.Errorf(rbee.CodeInvalidRequest, "the request is not valid: its body was cut").WithCause(err)
 }

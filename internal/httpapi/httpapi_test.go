@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -307,6 +308,57 @@ func TestTheDocumentTellsWhatTheTableHolds(t *testing.T) {
 	for _, want := range []string{"/v1/health", "/v1/greet", "/v1/count/{n}", "/openapi.json"} {
 		if doc.Paths[want] == nil {
 			t.Errorf("%s is missing in %s", want, b)
+		}
+	}
+}
+
+func TestRoutesOfOpenAIFailInItsShape(t *testing.T) {
+	fail := func(err error) httpapi.Handler {
+		return httpapi.RawFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			if _, bad := httpapi.Body(r); bad != nil {
+				return bad
+			}
+			return err
+		})
+	}
+	faults := rbee.InvalidRequest(rbee.Fault{Field: "n", Problem: "must be 1"}, rbee.Fault{Field: "seed", Problem: "must be whole"})
+	busy := httpapi.RetryAfter(rbee.Errorf(rbee.CodeAllSlotsBusy, "all busy").Suggest("come again"), 3)
+	api := httpapi.New(httpapi.Config{Role: "test", Key: "k", MaxBodyBytes: 10, Routes: []httpapi.Route{
+		{Method: "POST", Path: "/v1/faults", OpenAI: true, Handler: fail(faults)},
+		{Method: "POST", Path: "/v1/busy", OpenAI: true, Handler: fail(busy)},
+		{Method: "POST", Path: "/v1/none/{name...}", OpenAI: true, Handler: fail(rbee.Errorf(rbee.CodeModelNotFound, "no such model"))},
+		{Method: "POST", Path: "/v1/broken", OpenAI: true, Handler: fail(errors.New("secret cause"))},
+		{Method: "POST", Path: "/v1/native", Handler: fail(busy)},
+	}})
+	for _, c := range []struct {
+		method, path, body, key string
+		status                  int
+		want                    string // regexp of the body
+	}{
+		{"POST", "/v1/faults", "{}", "k", 400, `^{"error":{"message":"the request is not valid: n must be 1; seed must be whole","type":"invalid_request_error","param":"n","code":"INVALID_REQUEST","details":{"faults":\[.*\]},"request_id":"r1"}}\n$`},
+		{"POST", "/v1/busy", "{}", "k", 503, `^{"error":{"message":"all busy; come again","type":"service_unavailable_error","param":null,"code":"ALL_SLOTS_BUSY",`},
+		{"POST", "/v1/none/a/b", "{}", "k", 404, `"type":"invalid_request_error","param":"model","code":"MODEL_NOT_FOUND"`},
+		{"POST", "/v1/broken", "{}", "k", 500, `"message":"internal error;[^"]*","type":"server_error","param":null,"code":"INTERNAL_ERROR"`},
+		{"POST", "/v1/faults", "{}", "", 401, `"type":"authentication_error","param":null,"code":"MISSING_API_KEY"`},
+		{"POST", "/v1/faults", "{}", "x", 401, `"type":"authentication_error","param":null,"code":"INVALID_API_KEY"`},
+		{"POST", "/v1/faults", `{"a":"longer than ten"}`, "k", 400, `"message":"the request is not valid: its body is larger than 10 bytes","type"`},
+		{"GET", "/v1/faults", "", "k", 405, `"type":"invalid_request_error"`},
+		{"POST", "/v1/native", "{}", "k", 503, `^{"error":{"code":"ALL_SLOTS_BUSY"`},
+		{"GET", "/v1/native", "", "k", 405, `^{"error":{"code":"INVALID_REQUEST"`},
+		{"POST", "/v1/nowhere", "{}", "k", 404, `^{"error":{"code":"INVALID_REQUEST"`},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, strings.NewReader(c.body))
+		r.Header.Set(rbee.RequestIDHeader, "r1")
+		if c.key != "" {
+			r.Header.Set("Authorization", "Bearer "+c.key)
+		}
+		w := httptest.NewRecorder()
+		api.Handler().ServeHTTP(w, r)
+		if w.Code != c.status || !regexp.MustCompile(c.want).MatchString(w.Body.String()) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, w.Code, w.Body.String(), c.status, c.want)
+		}
+		if retry := w.Header().Get("Retry-After"); (retry == "3") != (c.status == 503) {
+			t.Errorf("%s: Retry-After is %q", c.path, retry)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Route struct {
 	Access  Access
 	Summary string // one sentence for the documentation
 	Status  int    // of a success, by default 200
+	OpenAI  bool   // it speaks OpenAI's API, so its errors have that shape
 	Handler Handler
 }
 

@@ -1,0 +1,164 @@
+package worker
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"rbee"
+	"rbee/worker/engine"
+	"rbee/worker/openai"
+)
+
+// completions answers POST /v1/completions.
+func (w *Worker) completions(rw http.ResponseWriter, r *http.Request) error {
+	var req *openai.CompletionRequest
+	o, err := w.begin(rw, r, func(body []byte) (string, int, error) {
+		var err error
+		if req, err = openai.ReadCompletion(body); err != nil {
+			return "", 0, err
+		}
+		return req.Model, req.Timeout, nil
+	})
+	if err != nil {
+		return err
+	}
+	defer o.end()
+	requests, err := o.completionRequests(req)
+	if err != nil {
+		return err
+	}
+	if req.Stream {
+		o.stream()
+	}
+	id, created := "cmpl-"+o.id, o.model.created.Unix()
+	head := openai.NewHead(id, openai.KindCompletion, o.model.ref, o.model.fingerprint, created)
+	answers, choices := make([]answer, len(requests)), make([]*textChoice, len(requests))
+	for i := range requests {
+		choices[i] = &textChoice{o: o, head: head, index: i, wanted: req.Logprobs >= 0}
+		if req.Echo {
+			choices[i].echo = o.echo(req.Prompts[i/req.N])
+		}
+		answers[i] = choices[i]
+	}
+	outcomes, failure := o.run(requests, req.Stop, nil, answers)
+	if failure != nil {
+		return o.fail(failure)
+	}
+	u := usage(outcomes, req.N)
+	if o.events != nil {
+		return o.closeStream(head, req.IncludeUsage, u)
+	}
+	reply := openai.Reply[openai.TextChoice]{
+		ID: id, Object: openai.KindCompletion, Created: created, Model: o.model.ref,
+		Fingerprint: o.model.fingerprint, Usage: u, Timings: longest(outcomes),
+	}
+	for _, c := range choices {
+		reply.Choices = append(reply.Choices, c.whole())
+	}
+	return writeJSON(rw, reply)
+}
+
+// completionRequests are those for each prompt, n times.
+func (o *openAI) completionRequests(req *openai.CompletionRequest) ([]engine.Request, error) {
+	g, err := readGrammar(req.Grammar, req.Schema, false)
+	if err != nil {
+		return nil, err
+	}
+	var all []engine.Request
+	for i, in := range req.Prompts {
+		if len(in.Text) > maxPromptBytes {
+			return nil, tooLong("prompt")
+		}
+		tokens, err := o.model.input(o.eng, in, fmt.Sprintf("prompt[%d]", i))
+		if err != nil {
+			return nil, err
+		}
+		asked := o.request(&req.Options, tokens)
+		if req.MaxTokens == 0 {
+			asked.MaxTokens = rbee.DefaultMaxTokens
+		}
+		asked.Grammar = g
+		asked.Logprobs, asked.TopLogprobs = req.Logprobs >= 0, max(0, req.Logprobs)
+		for n := range req.N {
+			all = append(all, asked)
+			all[len(all)-1].Sampling.Seed += uint64(n) //nolint:gosec // at most MaxChoices
+		}
+	}
+	return all, nil
+}
+
+// echo is the text of a prompt.
+func (o *openAI) echo(in openai.Input) string {
+	if in.Tokens == nil {
+		return in.Text
+	}
+	return strings.ToValidUTF8(string(o.eng.Detokenize(in.Tokens)), "\ufffd")
+}
+
+// textChoice is one completion. It belongs to the goroutine that generates it.
+type textChoice struct {
+	o      *openAI
+	head   openai.Head
+	index  int
+	echo   string // the prompt, until it was given out
+	buf    []byte
+	last   string
+	text   strings.Builder
+	wanted bool // logprobs are
+	probs  openai.TextLogprobs
+	offset int // characters of all tokens so far
+	sent   int // tokens whose probabilities were given out
+}
+
+func (c *textChoice) take(text []byte, p engine.Piece, _ int) error {
+	if c.wanted {
+		c.probs.Add(c.o.logprob(p), c.offset)
+		c.offset += utf8.RuneCount(p.Bytes)
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	return c.write(text, "", openai.Timings{})
+}
+
+func (c *textChoice) finish(rest []byte, done rbee.InferDone, t openai.Timings) error {
+	c.last = finishReason(done.StopReason)
+	return c.write(rest, c.last, t)
+}
+
+// write gives out a piece, the last one with the reason of the end.
+func (c *textChoice) write(text []byte, reason string, t openai.Timings) error {
+	if c.echo != "" {
+		text = append([]byte(c.echo), text...)
+		c.echo = ""
+	}
+	if c.o.events == nil {
+		c.text.Write(text)
+		return nil
+	}
+	c.buf = c.head.AppendText(c.buf[:0], c.index, text, c.newLogprobs(), reason, t)
+	return c.o.events.send(c.buf)
+}
+
+// newLogprobs are the probabilities of the tokens since the last piece.
+func (c *textChoice) newLogprobs() json.RawMessage {
+	if !c.wanted || c.sent == len(c.probs.Tokens) {
+		return nil
+	}
+	from := c.sent
+	c.sent = len(c.probs.Tokens)
+	return openai.Encode(openai.TextLogprobs{
+		Tokens: c.probs.Tokens[from:], Logprobs: c.probs.Logprobs[from:], Top: c.probs.Top[from:], Offsets: c.probs.Offsets[from:],
+	})
+}
+
+func (c *textChoice) whole() openai.TextChoice {
+	out := openai.TextChoice{Index: c.index, Text: c.text.String(), FinishReason: c.last}
+	if c.wanted {
+		out.Logprobs = &c.probs
+	}
+	return out
+}
