@@ -245,8 +245,11 @@ func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
 
 // compute runs the batch and hands out the tokens that come of it.
 func (e *Engine) compute() {
-	step := step{tokens: int(e.batch.NTokens)}
+	step := step{tokens: int(e.batch.NTokens), short: true}
 	for _, seq := range e.computed {
+		if seq.made() == 0 && seq.fed > shortPrompt {
+			step.short = false
+		}
 		if seq.made() > 0 && seq.row >= 0 {
 			step.rows += 1 + len(seq.draft)
 		}

@@ -162,8 +162,8 @@ func TestPromptsTakeAboutAsMuchTimeAsStreams(t *testing.T) {
 	}{
 		{"nothing is known", 0, 0, 16, 16},
 		{"a slow prompt", 100, time.Millisecond, 16, 16},
-		{"fast streams get a little", 2000, time.Millisecond, 16, 48},
-		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 112},
+		{"fast streams get a little", 2000, time.Millisecond, 16, 32},
+		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 80},
 		{"slow streams get no long pause", 2000, time.Second, 192, 192},
 		{"no more than a batch", 1e6, time.Second, 512, 512},
 	} {

@@ -26,7 +26,7 @@ const (
 
 	// A short prompt may have more of a step: it is soon done.
 	shortPrompt = 256 // tokens
-	shortTimes  = 3
+	shortTimes  = 2
 )
 
 // watchFrom is how long steps have to take before llama.cpp asks during a step
@@ -37,6 +37,7 @@ const watchFrom = 50 * time.Millisecond
 type pace struct {
 	last        time.Duration // of the last step
 	promptSpeed float64       // tokens per second of late, 0 if unknown
+	shortSpeed  float64       // the same of the beginnings of prompts, which have less before them to look at
 	decode      time.Duration // of the rows that decode in a step, of late
 	rows        int           // that decode in a step, of late
 	mixed       int           // steps since the last one that had no prompts
@@ -51,7 +52,8 @@ type pace struct {
 
 // step is one computed batch.
 type step struct {
-	tokens, rows int // all, and those of sequences that generate
+	tokens, rows int  // all, and those of sequences that generate
+	short        bool // what there is of prompts is near their beginnings
 	time         time.Duration
 }
 
@@ -82,36 +84,43 @@ func (p *pace) stop(s step) time.Duration {
 		p.decode += (took - p.decode) / 2
 		p.rows, p.mixed = s.rows, 0
 	case s.rows == 0:
-		p.learnSpeed(prompt, took)
+		p.learnSpeed(prompt, s.short, took)
 	default:
 		p.mixed++
-		p.learnSpeed(prompt, max(took/4, took-p.decode))
+		p.learnSpeed(prompt, s.short, max(took/4, took-p.decode))
 	}
 	p.batch.Tokens, p.batch.Rows = s.tokens, s.rows
 	p.threads = p.policy.Next(p.batch, time.Now())
 	return took
 }
 
-func (p *pace) learnSpeed(tokens int, took time.Duration) {
+func (p *pace) learnSpeed(tokens int, short bool, took time.Duration) {
 	if tokens < minPromptShare {
 		return
 	}
-	speed := float64(tokens) / took.Seconds()
-	if p.promptSpeed == 0 {
-		p.promptSpeed = speed
+	of := &p.promptSpeed
+	if short {
+		of = &p.shortSpeed
 	}
-	p.promptSpeed += (speed - p.promptSpeed) / 4
+	speed := float64(tokens) / took.Seconds()
+	if *of == 0 {
+		*of = speed
+	}
+	*of += (speed - *of) / 4
 }
 
 // share is how many tokens of long prompts, and how many of prompts altogether, a
 // step takes beside streams.
 func (p *pace) share() (long, all int) {
 	span := min(max(p.decode, leastShare), mostShare)
-	of := func(span time.Duration) int {
-		n := int(p.promptSpeed * span.Seconds())
+	of := func(span time.Duration, speed, other float64) int {
+		if speed == 0 {
+			speed = other
+		}
+		n := int(speed * span.Seconds())
 		return max(minPromptShare, min(n/minPromptShare*minPromptShare, batchTokens))
 	}
-	return of(span), of(min(shortTimes*span, mostShare))
+	return of(span, p.promptSpeed, p.shortSpeed), of(min(shortTimes*span, mostShare), p.shortSpeed, p.promptSpeed)
 }
 
 // useThreads sets the threads of the next step.
