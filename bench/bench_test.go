@@ -31,3 +31,28 @@ func TestTheRawEngineDecodesAGeneratedModel(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTheRawEngineServesManySequences(t *testing.T) {
+	shape, err := ggufgen.Preset("small")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "small.gguf")
+	if err := ggufgen.WriteFile(path, shape); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := loadRaw(enginestest.LibDir(t), path, 5, 1024, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More than one batch of prompts, and the last one not full.
+	if prefill, decode, err := raw.runMany(5, 128, 4); err != nil || prefill <= 0 || decode <= 0 {
+		t.Errorf("got %s, %s, %v", prefill, decode, err)
+	}
+	if _, _, err := raw.runMany(5, 256, 4); err == nil {
+		t.Error("more tokens than the cache has room for went through")
+	}
+	if err := raw.close(); err != nil {
+		t.Error(err)
+	}
+}

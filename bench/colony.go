@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,11 @@ func startColony(ctx context.Context, cfg config) (*colony, error) {
 	home, err := os.MkdirTemp("", "rbee-bench-")
 	if err != nil {
 		return nil, err
+	}
+	if cfg.plain {
+		if cfg.env, err = plainWorker(cfg, home); err != nil {
+			return nil, err
+		}
 	}
 	c := &colony{cfg: cfg, home: home}
 	c.hive = c.command(ctx, "rbee-hive", "daemon", "--private", "--addr", "127.0.0.1:0")
@@ -56,6 +62,19 @@ func startColony(ctx context.Context, cfg config) (*colony, error) {
 	return c, nil
 }
 
+// plainWorker makes a program that starts workers without prompt lookup, which
+// the raw engine does not have: what random weights say repeats itself.
+func plainWorker(cfg config, home string) ([]string, error) {
+	worker, err := filepath.Abs(filepath.Join(cfg.bin, "llm-worker-rbee"))
+	if err != nil {
+		return nil, err
+	}
+	// Only a command line that begins with a flag starts a worker.
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$1\" in --*) exec '%s' \"$@\" --draft-tokens=-1;; esac\nexec '%s' \"$@\"\n", worker, worker)
+	path := filepath.Join(home, "plain-worker")
+	return append(slices.Clone(cfg.env), "RBEE_WORKER_PROGRAM="+path), os.WriteFile(path, []byte(script), 0o700)
+}
+
 func (c *colony) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.cfg.bin, program), args...)
 	cmd.Env = append(append(os.Environ(), c.cfg.env...), "RBEE_HOME="+c.home, "RBEE_ENGINE_DIR="+c.cfg.engineDir, fmt.Sprintf("RBEE_WORKER_THREADS=%d", c.cfg.threads))
@@ -75,8 +94,12 @@ func (c *colony) close() error {
 
 // spawn starts a worker and says how long it took to become ready.
 func (c *colony) spawn(ctx context.Context, model string) (*client.Client, rbee.WorkerID, time.Duration, error) {
+	return c.spawnAs(ctx, rbee.SpawnRequest{ModelRef: "file:" + model})
+}
+
+func (c *colony) spawnAs(ctx context.Context, req rbee.SpawnRequest) (*client.Client, rbee.WorkerID, time.Duration, error) {
 	start := time.Now()
-	reply, err := c.calls.Spawn(ctx, rbee.SpawnRequest{ModelRef: "file:" + model})
+	reply, err := c.calls.Spawn(ctx, req)
 	if err != nil {
 		return nil, "", 0, err
 	}

@@ -29,16 +29,23 @@ import (
 
 type config struct {
 	bin, engineDir, libDir, models string
+	url, urlModel                  string
 	threads, reps, tokens          int
+	drafts                         bool     // prompt lookup stays on
+	plain                          bool     // of a colony: its workers do without it
 	env                            []string // of the programs, besides that of the benchmark
 }
 
-const usage = `usage: bench [flags] stream | load | pull | all
+const usage = `usage: bench [flags] stream | load | pull | serve | prefix | all
+       bench [flags] url -url BASE [-model M]
        bench [flags] gguf PRESET FILE
 
 stream  tokens per second of one stream through hive and worker, against the raw engine
 load    time from spawn to ready, and of the keeper to its first token, against a raw load
 pull    a download of 1 GiB from a hub on loopback, against curl and sha256sum
+serve   tokens per second of 1, 4, 8 and 16 clients, against the raw engine
+prefix  a burst of requests with one long prefix, against one with a prefix each
+url     the load of serve, against another server of OpenAI's API with the same model
 gguf    write a model of random weights: small, 125m or 1.1gb
 `
 
@@ -64,8 +71,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.StringVar(&cfg.engineDir, "engine-dir", settings.EnginesDir(), "directory of the engine, as rbee engine install fills it")
 	fs.StringVar(&cfg.models, "models", filepath.Join(os.TempDir(), "rbee-bench-models"), "where generated models are kept")
 	fs.IntVar(&cfg.threads, "threads", 1, "compute threads of the engine")
-	fs.IntVar(&cfg.reps, "reps", 7, "measurements of each kind, taken in turn")
+	fs.IntVar(&cfg.reps, "reps", 0, "measurements of each kind, taken in turn (default 7; 3 of serve, prefix and url)")
 	fs.IntVar(&cfg.tokens, "tokens", 128, "tokens of one stream")
+	fs.BoolVar(&cfg.drafts, "drafts", false, "leave prompt lookup on in serve, prefix and url: random weights repeat themselves, so it helps more than it should")
+	fs.StringVar(&cfg.url, "url", "", "base URL of the server to compare with")
+	fs.StringVar(&cfg.urlModel, "model", "", "model of that server (default the first that it lists)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -81,19 +91,39 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	cfg.libDir = lib.LibDir
-	what := map[string][]func(context.Context, config, io.Writer) error{
-		"stream": {benchStream}, "load": {benchLoad}, "pull": {benchPull}, "all": {benchStream, benchLoad, benchPull}, "raw-load": {printRawLoad},
-	}[fs.Arg(0)]
-	if what == nil {
+	name := fs.Arg(0)
+	if err := fs.Parse(fs.Args()[min(1, fs.NArg()):]); err != nil { // flags may follow the name
+		return err
+	}
+	what := benchmarks()[name]
+	if what == nil || fs.NArg() > 0 {
 		fs.Usage()
 		return errors.New("say what to measure")
 	}
-	for _, f := range what {
-		if err := f(ctx, cfg, out); err != nil {
+	for _, b := range what {
+		cfg := cfg
+		cfg.reps = cmp.Or(cfg.reps, b.reps)
+		if err := b.run(ctx, cfg, out); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// benchmark is one, with how often it measures by default.
+type benchmark struct {
+	run  func(context.Context, config, io.Writer) error
+	reps int
+}
+
+func benchmarks() map[string][]benchmark {
+	stream, load, pull := benchmark{benchStream, 7}, benchmark{benchLoad, 7}, benchmark{benchPull, 7}
+	serve, prefix := benchmark{benchServe, 3}, benchmark{benchPrefix, 3}
+	return map[string][]benchmark{
+		"stream": {stream}, "load": {load}, "pull": {pull}, "serve": {serve}, "prefix": {prefix},
+		"all": {stream, load, pull, serve, prefix},
+		"url": {{benchURL, 3}}, "raw-load": {{printRawLoad, 1}},
+	}
 }
 
 // model writes the preset's file once and returns its path.

@@ -17,6 +17,9 @@ type rawEngine struct {
 	batch llama.Batch
 }
 
+// batchTokens is how many tokens are computed at once, as in a worker.
+const batchTokens = 512
+
 // loadRaw loads a model and blocks until it could decode.
 func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, error) {
 	if err := llama.Load(libDir); err != nil {
@@ -32,13 +35,13 @@ func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, err
 	}
 	cp := llama.ContextDefaultParams()
 	cp.NCtx, cp.NSeqMax, cp.KVUnified = uint32(kvTokens), uint32(slots), 1
-	cp.NBatch, cp.NUbatch = 512, 512
+	cp.NBatch, cp.NUbatch = batchTokens, batchTokens
 	cp.NThreads, cp.NThreadsBatch = int32(threads), int32(threads)
 	ctx, err := llama.InitFromModel(model, cp)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a context for %s: %w", path, err)
 	}
-	return &rawEngine{model: model, ctx: ctx, vocab: llama.ModelGetVocab(model), batch: llama.BatchInit(512, 0, 1)}, nil
+	return &rawEngine{model: model, ctx: ctx, vocab: llama.ModelGetVocab(model), batch: llama.BatchInit(batchTokens, 0, 1)}, nil
 }
 
 func (e *rawEngine) close() error {
@@ -54,11 +57,7 @@ func (e *rawEngine) close() error {
 // run decodes greedily and says how long the prompt took, up to the first
 // token, and the n-1 tokens after it.
 func (e *rawEngine) run(prompt string, n int) (prefill, decode time.Duration, err error) {
-	mem, err := llama.GetMemory(e.ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := llama.MemoryClear(mem, true); err != nil {
+	if err := e.clear(); err != nil {
 		return 0, 0, err
 	}
 	vocab := int(llama.VocabNTokens(e.vocab))
@@ -90,4 +89,69 @@ func (e *rawEngine) run(prompt string, n int) (prefill, decode time.Duration, er
 		}
 	}
 	return first.Sub(start), time.Since(first), nil
+}
+
+func (e *rawEngine) clear() error {
+	mem, err := llama.GetMemory(e.ctx)
+	if err != nil {
+		return err
+	}
+	return llama.MemoryClear(mem, true)
+}
+
+// runMany says how long it takes to compute so many prompts in full batches,
+// which gives each its first token, and the other tokens of all answers in
+// steps of one token each. Nothing is sampled: the tokens are any.
+func (e *rawEngine) runMany(sequences, prompt, tokens int) (prefill, decode time.Duration, err error) {
+	if err := e.clear(); err != nil {
+		return 0, 0, err
+	}
+	if err := e.batch.Clear(); err != nil {
+		return 0, 0, err
+	}
+	vocab := int(llama.VocabNTokens(e.vocab))
+	add := func(pos, seq int, logits bool) error {
+		t := llama.Token(1000 + (pos*31+seq*977)%(vocab-1000))
+		if err := e.batch.Add(t, llama.Pos(pos), []llama.SeqId{llama.SeqId(seq)}, logits); err != nil || int(e.batch.NTokens) < batchTokens {
+			return err
+		}
+		return e.compute()
+	}
+	start := time.Now()
+	for seq := range sequences {
+		for pos := range prompt {
+			if err := add(pos, seq, pos == prompt-1); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	if err := e.compute(); err != nil {
+		return 0, 0, err
+	}
+	first := time.Now()
+	for pos := prompt; pos < prompt+tokens-1; pos++ {
+		for seq := range sequences {
+			if err := add(pos, seq, true); err != nil {
+				return 0, 0, err
+			}
+		}
+		if err := e.compute(); err != nil {
+			return 0, 0, err
+		}
+	}
+	return first.Sub(start), time.Since(first), nil
+}
+
+// compute runs the batch, if there is anything in it, and empties it.
+func (e *rawEngine) compute() error {
+	if e.batch.NTokens == 0 {
+		return nil
+	}
+	if rc, err := llama.Decode(e.ctx, e.batch); err != nil || rc != 0 {
+		return fmt.Errorf("cannot decode: %d, %v", rc, err)
+	}
+	if err := llama.Synchronize(e.ctx); err != nil {
+		return err
+	}
+	return e.batch.Clear()
 }
