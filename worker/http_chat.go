@@ -14,14 +14,7 @@ import (
 
 // chatCompletions answers POST /v1/chat/completions.
 func (w *Worker) chatCompletions(rw http.ResponseWriter, r *http.Request) error {
-	var req *openai.ChatRequest
-	o, err := w.begin(rw, r, func(body []byte) (string, int, error) {
-		var err error
-		if req, err = openai.ReadChat(body); err != nil {
-			return "", 0, err
-		}
-		return req.Model, req.Timeout, nil
-	})
+	o, req, err := begin(w, rw, r, openai.ReadChat)
 	if err != nil {
 		return err
 	}
@@ -97,14 +90,7 @@ func tooLong(field string) error {
 
 // chatTemplate answers POST /v1/chat/template: the prompt of a conversation.
 func (w *Worker) chatTemplate(rw http.ResponseWriter, r *http.Request) error {
-	var req *openai.ChatRequest
-	o, err := w.begin(rw, r, func(body []byte) (string, int, error) {
-		var err error
-		if req, err = openai.ReadChat(body); err != nil {
-			return "", 0, err
-		}
-		return req.Model, req.Timeout, nil
-	})
+	o, req, err := begin(w, rw, r, openai.ReadChat)
 	if err != nil {
 		return err
 	}

@@ -14,14 +14,7 @@ import (
 
 // completions answers POST /v1/completions.
 func (w *Worker) completions(rw http.ResponseWriter, r *http.Request) error {
-	var req *openai.CompletionRequest
-	o, err := w.begin(rw, r, func(body []byte) (string, int, error) {
-		var err error
-		if req, err = openai.ReadCompletion(body); err != nil {
-			return "", 0, err
-		}
-		return req.Model, req.Timeout, nil
-	})
+	o, req, err := begin(w, rw, r, openai.ReadCompletion)
 	if err != nil {
 		return err
 	}

@@ -11,14 +11,7 @@ import (
 
 // embeddings answers POST /v1/embeddings.
 func (w *Worker) embeddings(rw http.ResponseWriter, r *http.Request) error {
-	var req *openai.EmbeddingRequest
-	o, err := w.begin(rw, r, func(body []byte) (string, int, error) {
-		var err error
-		if req, err = openai.ReadEmbedding(body); err != nil {
-			return "", 0, err
-		}
-		return req.Model, 0, nil
-	})
+	o, req, err := begin(w, rw, r, openai.ReadEmbedding)
 	if err != nil {
 		return err
 	}

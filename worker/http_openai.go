@@ -32,22 +32,22 @@ type openAI struct {
 }
 
 // begin reads the body of a request, and lets it in. It needs an end.
-func (w *Worker) begin(rw http.ResponseWriter, r *http.Request, read func(body []byte) (model string, timeout int, err error)) (*openAI, error) {
+func begin[R openai.Request](w *Worker, rw http.ResponseWriter, r *http.Request, read func(body []byte) (R, error)) (o *openAI, req R, err error) {
 	if _, err := w.floor.use(); err != nil {
-		return nil, err
+		return nil, req, err
 	}
 	body, err := httpapi.Body(r)
 	if err != nil {
-		return nil, err
+		return nil, req, err
 	}
-	model, timeout, err := read(body)
-	if err != nil {
-		return nil, err
+	if req, err = read(body); err != nil {
+		return nil, req, err
 	}
-	o := &openAI{w: w, rw: rw, id: httpapi.RequestID(r.Context())}
+	model, timeout := req.Needs()
+	o = &openAI{w: w, rw: rw, id: httpapi.RequestID(r.Context())}
 	ctx, eng, err := w.floor.enter(r.Context(), o.id)
 	if err != nil {
-		return nil, refuse(err)
+		return nil, req, refuse(err)
 	}
 	ctx, cancel := withTimeout(ctx, timeout)
 	o.ctx, o.eng, o.model = ctx, eng, w.served
@@ -57,9 +57,9 @@ func (w *Worker) begin(rw http.ResponseWriter, r *http.Request, read func(body [
 	}
 	if err := o.model.check(model); err != nil {
 		o.leave()
-		return nil, err
+		return nil, req, err
 	}
-	return o, nil
+	return o, req, nil
 }
 
 func (o *openAI) end() {

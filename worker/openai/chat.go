@@ -369,6 +369,9 @@ type EmbeddingRequest struct {
 	Dimensions int // 0 for the model's
 }
 
+// Needs implements Request.
+func (r *EmbeddingRequest) Needs() (model string, timeout int) { return r.Model, 0 }
+
 // ReadEmbedding reads an EmbeddingRequest. INVALID_REQUEST names all that is wrong with it.
 func ReadEmbedding(body []byte) (*EmbeddingRequest, error) {
 	f, err := parse(body)

@@ -47,6 +47,16 @@ type Options struct {
 	Timeout      int    // seconds, 0 for none
 }
 
+// Needs implements Request.
+func (o *Options) Needs() (model string, timeout int) { return o.Model, o.Timeout }
+
+// Request is what a body was read into.
+type Request interface {
+	// Needs is the model that is asked for, "" for any, and the seconds that the
+	// answer may take, 0 for no bound.
+	Needs() (model string, timeout int)
+}
+
 // fields are those of one JSON object, and what is wrong with them.
 type fields struct {
 	at     string // path of the object, with a dot behind it, or ""
