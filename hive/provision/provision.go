@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -239,7 +240,7 @@ func (f *fetch) makeRoom(ctx context.Context, p *plan) error {
 	if need == reserved { // also a full disk can take the rest
 		return nil
 	}
-	return f.cfg.Files.Room(need - reserved)
+	return download.Room(filepath.Dir(f.cfg.Files.Partial()), need-reserved)
 }
 
 // row makes the row of a model out of the files, wherever they are now.

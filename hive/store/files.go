@@ -166,8 +166,8 @@ func (f Files) temporary(dir string) (temp *os.File, err error) {
 	return temp, nil
 }
 
-// Room refuses to begin what the disk cannot hold.
-func (f Files) Room(need int64) error {
+// room refuses to begin a copy that the disk cannot hold.
+func (f Files) room(need int64) error {
 	u, err := disk.Usage(f.dir)
 	if err != nil || u.Free > uint64(max(need, 0)) {
 		return nil //nolint:nilerr // without figures the writing itself will tell

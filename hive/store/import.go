@@ -236,7 +236,7 @@ func (i *intake) copy(ctx context.Context, n int, src content) (err error) {
 	if have, ok := i.intact[n]; src.isAt(f.Path) || ok && have.isAt(f.Path) {
 		return nil
 	}
-	if err := i.store.files.Room(f.SizeBytes); err != nil {
+	if err := i.store.files.room(f.SizeBytes); err != nil {
 		return err
 	}
 	temp, err := i.store.files.temporary(filepath.Dir(f.Path))

@@ -147,21 +147,19 @@ func (s *Store) spare(needed map[string]bool) ([]rbee.SpareFile, error) {
 
 // isPartial says whether a file is of a download, spare or not.
 func (s *Store) isPartial(path string) bool {
-	_, suffix, _ := strings.Cut(filepath.Base(path), ".")
-	return filepath.Dir(path) == s.files.Partial() &&
-		slices.Contains([]string{"part", "json", "json.new", "live", "live.new", "lock"}, suffix)
+	return filepath.Dir(path) == s.files.Partial() && download.IsOfPart(filepath.Base(path))
 }
 
 // partials lists the downloads that were broken off.
 func (s *Store) partials() ([]rbee.SpareFile, error) {
-	left, err := download.Abandoned(s.files.Partial(), false)
+	left, err := download.Abandoned(s.files.Partial())
 	if err != nil {
 		return nil, sqlite.Explain("scan "+s.files.Partial(), err)
 	}
 	spare := make([]rbee.SpareFile, 0, len(left))
-	for _, l := range left {
-		f := rbee.SpareFile{Path: l.Path, Kind: rbee.SparePartial}
-		if info, err := os.Stat(l.Path); err == nil {
+	for _, path := range left {
+		f := rbee.SpareFile{Path: path, Kind: rbee.SparePartial}
+		if info, err := os.Stat(path); err == nil {
 			f.SizeBytes = info.Size() // which is taken from the start
 		}
 		spare = append(spare, f)

@@ -82,7 +82,7 @@ func (p *Part) Fetch(ctx context.Context, r Request) (digest string, err error) 
 		}
 	}
 	for again := false; ; again = true {
-		had := p.resume(r, false)
+		had := p.resume(r)
 		if len(had) > 0 {
 			note = fmt.Sprintf("resumed at %d %%", 100*had.total()/max(1, r.SizeBytes))
 		}
@@ -129,7 +129,7 @@ func (p *Part) file(r Request, had spans) (*os.File, error) {
 		return f, nil
 	}
 	if err == nil {
-		err = room(filepath.Dir(p.Path()), r.SizeBytes-info.Size())
+		err = Room(filepath.Dir(p.Path()), r.SizeBytes-info.Size())
 	}
 	if err == nil && info.Size() > r.SizeBytes {
 		err = f.Truncate(r.SizeBytes)
@@ -143,18 +143,15 @@ func (p *Part) file(r Request, had spans) (*os.File, error) {
 	return f, nil
 }
 
-// room refuses to begin what the disk cannot hold.
-func room(dir string, need int64) error {
+// Room refuses to begin what the disk of a directory, which must be there, cannot
+// hold.
+func Room(dir string, need int64) error {
 	u, err := disk.Usage(dir)
 	if err != nil || need <= 0 || u.Free > uint64(need)+reserveSlack {
 		return nil //nolint:nilerr // without figures the reservation will tell
 	}
-	return noRoom(dir, need, u.Free)
-}
-
-func noRoom(dir string, need int64, free uint64) error {
-	return rbee.Errorf(rbee.CodeInsufficientDisk, "the disk of %s has %d MB free and %d MB are needed", dir, free/1e6, (need+reserveSlack)/1e6).
-		With("required", (need+reserveSlack)/1e6).With("available", int64(free/1e6)).
+	return rbee.Errorf(rbee.CodeInsufficientDisk, "the disk of %s has %d MB free and %d MB are needed", dir, u.Free/1e6, (need+reserveSlack)/1e6).
+		With("required", (need+reserveSlack)/1e6).With("available", int64(u.Free/1e6)).
 		Suggest("free some space, for instance with 'rbee models gc', or choose a smaller quantisation")
 }
 

@@ -420,28 +420,33 @@ func TestAPartHasOneWriter(t *testing.T) {
 	}
 }
 
-func TestAbandonedPartsAreListedAndRemoved(t *testing.T) {
+func TestAbandonedPartsAreListed(t *testing.T) {
 	dir := t.TempDir()
 	m := &memory{content: content(4 * smallFile)}
 	interrupted(t, dir, m, smallFile)
 	held, err := Open(t.Context(), dir, "held", func(Progress) {})
 	must(t, err)
 	must(t, os.WriteFile(held.Path(), []byte("x"), 0o600))
-	for _, remove := range []bool{false, true} {
-		left, err := Abandoned(dir, remove)
-		must(t, err)
-		if len(left) != 1 || filepath.Base(left[0].Path) != "k.part" || left[0].SizeBytes < smallFile {
-			t.Errorf("abandoned: %+v", left)
-		}
-	}
-	if left, err := Abandoned(dir, true); err != nil || len(left) != 0 {
-		t.Errorf("left after removing: %+v, %v", left, err)
-	}
-	if _, err := os.Stat(held.Path()); err != nil {
-		t.Errorf("a part that somebody fetches was removed: %v", err)
+	if left, err := Abandoned(dir); err != nil || len(left) != 1 || filepath.Base(left[0]) != "k.part" {
+		t.Errorf("abandoned: %v, %v", left, err)
 	}
 	must(t, held.Close())
-	if left, err := Abandoned(filepath.Join(dir, "none"), true); err != nil || left != nil {
+	if left, err := Abandoned(dir); err != nil || len(left) != 2 {
+		t.Errorf("abandoned, once nobody fetches any: %v, %v", left, err)
+	}
+	all, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range all {
+		if !IsOfPart(e.Name()) {
+			t.Errorf("%s is not known as a file of a part", e.Name())
+		}
+	}
+	for _, name := range []string{"k.gguf", ".lock", "k", "k.part.x"} {
+		if IsOfPart(name) {
+			t.Errorf("%s is taken for a file of a part", name)
+		}
+	}
+	if left, err := Abandoned(filepath.Join(dir, "none")); err != nil || left != nil {
 		t.Errorf("a directory that is not there: %v, %v", left, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,7 @@ func (p *Part) Path() string { return p.base + ".part" }
 // Discard removes the part: it is of no use to a later fetch.
 func (p *Part) Discard() error {
 	var err error
-	for _, suffix := range []string{".part", ".json", ".json.new", ".live", ".live.new"} {
+	for _, suffix := range suffixes[:len(suffixes)-1] { // the lock is held
 		err = errors.Join(err, gone(os.Remove(p.base+suffix)))
 	}
 	return err
@@ -98,15 +99,18 @@ func (p *Part) Close() error {
 	return errors.Join(err, p.lock.Unlock())
 }
 
-// Left is a part in a directory that nobody fetches.
-type Left struct {
-	Path      string
-	SizeBytes int64 // of what has arrived
+// suffixes are those of the files of a part, behind its key.
+var suffixes = [...]string{".part", ".json", ".json.new", ".live", ".live.new", ".lock"}
+
+// IsOfPart says whether a file with this name belongs to a part.
+func IsOfPart(name string) bool {
+	key, _, _ := strings.Cut(name, ".")
+	return key != "" && slices.Contains(suffixes[:], name[len(key):])
 }
 
-// Abandoned lists the parts in a directory that nobody fetches at this moment,
-// and removes them if remove is set. A directory that is not there has none.
-func Abandoned(dir string, remove bool) ([]Left, error) {
+// Abandoned lists the files of the parts in a directory that nobody fetches at
+// this moment. A directory that is not there has none.
+func Abandoned(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, gone(err)
@@ -117,7 +121,7 @@ func Abandoned(dir string, remove bool) ([]Left, error) {
 			keys[key] = true
 		}
 	}
-	var left []Left
+	var left []string
 	for key := range keys {
 		p, openErr := tryOpen(dir, key)
 		if openErr != nil || p == nil {
@@ -125,10 +129,7 @@ func Abandoned(dir string, remove bool) ([]Left, error) {
 			continue
 		}
 		if _, statErr := os.Stat(p.Path()); statErr == nil {
-			left = append(left, Left{p.Path(), p.resume(Request{}, true).total()})
-		}
-		if remove {
-			err = errors.Join(err, p.Discard())
+			left = append(left, p.Path())
 		}
 		err = errors.Join(err, p.Close())
 	}
@@ -174,9 +175,8 @@ func readJournal(path string) (journal, bool) {
 	return j, true
 }
 
-// resume is what the part has of the file that the request is for, or of
-// whatever file it is.
-func (p *Part) resume(r Request, whatever bool) spans {
+// resume is what the part has of the file that the request is for.
+func (p *Part) resume(r Request) spans {
 	info, err := os.Stat(p.Path())
 	if err != nil {
 		return nil
@@ -184,7 +184,7 @@ func (p *Part) resume(r Request, whatever bool) spans {
 	var had spans // the later of the journals is not always the fuller one
 	for _, name := range []string{".live", ".json"} {
 		j, ok := readJournal(p.base + name)
-		same := j.Stamp == r.Stamp && j.SizeBytes == r.SizeBytes || whatever
+		same := j.Stamp == r.Stamp && j.SizeBytes == r.SizeBytes
 		if ok && same && info.Size() == j.SizeBytes && (name == ".json" || j.Boot != "" && j.Boot == bootID()) {
 			for _, s := range j.Spans {
 				had = had.add(s)
