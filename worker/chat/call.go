@@ -85,7 +85,7 @@ func (c *callReader) keep(b byte, result callResult) bool {
 // begin tells of the call, if a tool of this name was offered or the model
 // marked it as a call.
 func (c *callReader) begin(a *Parser) bool {
-	if c.name == "" || !a.tools[c.name] && a.mark == "" {
+	if c.name == "" || !a.offered(c.name) && a.mark == "" {
 		return false
 	}
 	c.begun = true
@@ -228,14 +228,14 @@ var (
 // code reads what followed the python tag and is no JSON.
 func (a *Parser) code() {
 	text := string(a.held)
-	if m := pythonCall.FindStringSubmatch(text); m != nil && a.tools[m[1]] {
+	if m := pythonCall.FindStringSubmatch(text); m != nil && a.offered(m[1]) {
 		if arguments, ok := pythonArguments(m[2]); ok {
 			a.sink.Arguments(a.start(m[1]), arguments)
 			return
 		}
 	}
 	for _, name := range []string{"python", "code_interpreter", "ipython"} {
-		if a.tools[name] {
+		if a.offered(name) {
 			if arguments, err := json.Marshal(map[string]string{"code": text}); err == nil {
 				a.sink.Arguments(a.start(name), arguments)
 				return

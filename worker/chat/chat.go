@@ -52,11 +52,14 @@ const (
 	styleHermes               // <tool_call>{"name": …, "arguments": …}</tool_call>
 	styleMistral              // [TOOL_CALLS][{"name": …, "arguments": …}], or [TOOL_CALLS]NAME[ARGS]{…}
 	styleLlama                // <|python_tag|>{"name": …, "parameters": …}, or NAME.call(…)
+	styleXML                  // <tool_call><function=NAME><parameter=KEY>value</parameter></function></tool_call>
+	styleHarmony              // <|channel|>commentary to=functions.NAME<|message|>{…}<|call|>
 )
 
-// callMarks begin calls. All styles also take a bare one.
-var callMarks = map[style]string{
-	styleHermes: "<tool_call>", styleMistral: "[TOOL_CALLS]", styleLlama: "<|python_tag|>",
+// callMarks begin calls. All styles but the last also take a bare one.
+var callMarks = map[style][]string{
+	styleHermes: {"<tool_call>"}, styleMistral: {"[TOOL_CALLS]"}, styleLlama: {"<|python_tag|>"},
+	styleXML: {"<tool_call>", functionMark},
 }
 
 // thinking are the marks around what a model thinks before it answers.
@@ -74,13 +77,16 @@ var thoughts = []thinking{
 // habits of a model, as far as its template shows them.
 func habits(template string) (style, thinking) {
 	calls := styleBare
-	for _, s := range []style{styleHermes, styleMistral, styleLlama} {
-		if strings.Contains(template, callMarks[s]) {
-			calls = s
-			break
-		}
-	}
-	if calls == styleBare && strings.Contains(template, "ipython") {
+	switch has := func(mark string) bool { return strings.Contains(template, mark) }; {
+	case has(channelMark) && has(messageMark):
+		calls = styleHarmony
+	case has(functionMark):
+		calls = styleXML
+	case has("<tool_call>"):
+		calls = styleHermes
+	case has("[TOOL_CALLS]"):
+		calls = styleMistral
+	case has("<|python_tag|>"), has("ipython"):
 		calls = styleLlama
 	}
 	for _, t := range thoughts {

@@ -3,6 +3,7 @@ package chat
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"slices"
 	"strings"
 )
@@ -23,16 +24,18 @@ type Parser struct {
 	sink  Sink
 	style style
 	think thinking
-	tools map[string]bool // those that were offered; nil looks for no calls
-	one   bool            // no second call
+	tools map[string]json.RawMessage // the schemas of those that were offered; nil looks for no calls
+	one   bool                       // no second call
 
-	state state
-	held  []byte // text that may yet turn out to be something else
-	trim  bool   // drop white space before the next text
-	space []byte // white space of thoughts, dropped if it is their last
-	call  *callReader
-	mark  string // what began the call that is being read, for the case that it is none
-	calls int
+	state   state
+	held    []byte // text that may yet turn out to be something else
+	trim    bool   // drop white space before the next text
+	space   []byte // white space of thoughts or arguments, dropped if it is their last
+	call    *callReader
+	xml     *xmlReader
+	channel channel
+	mark    string // what began the call that is being read, for the case that it is none
+	calls   int
 }
 
 type state int
@@ -41,27 +44,34 @@ const (
 	stateBegin   state = iota // nothing but white space has come
 	stateContent              // text, and perhaps a mark
 	stateThought
-	stateCall  // JSON of a call
-	stateAfter // behind a call
-	stateName  // NAME[ARGS] or NAME{
-	stateCode  // of the python tag
-	statePlain // text to the end
+	stateCall   // JSON of a call
+	stateAfter  // behind a call
+	stateName   // NAME[ARGS] or NAME{
+	stateCode   // of the python tag
+	statePlain  // text to the end
+	stateMarked // behind <tool_call>, where JSON or XML may come
+	stateXML    // of a call
+	stateHead   // of a message in a channel
+	stateBody
 )
 
 // NewParser makes a Parser for the answer to a prompt.
 func (p *Prompt) NewParser(sink Sink, oneCall bool) *Parser {
 	a := &Parser{sink: sink, style: p.template.style, think: p.template.thinking, one: oneCall, trim: true}
 	if len(p.tools) > 0 {
-		a.tools = map[string]bool{}
-		for _, name := range p.tools {
-			a.tools[name] = true
+		a.tools = map[string]json.RawMessage{}
+		for _, t := range p.tools {
+			a.tools[t.Name] = t.Parameters
 		}
 	}
 	switch {
-	case p.thinks:
-		a.state = stateThought
 	case p.calls:
 		a.beginCall("")
+	case p.thinks:
+		a.state = stateThought
+	case a.style == styleHarmony:
+		a.state = stateHead
+		a.held = []byte(p.begun)
 	}
 	return a
 }
@@ -71,8 +81,13 @@ func (p *Prompt) NewParser(sink Sink, oneCall bool) *Parser {
 // the text of tokens with all that is special written out.
 func (p *Prompt) Special(written func([]int32) []byte) func(int32) []byte {
 	marks := []string{p.template.thinking.open, p.template.thinking.close}
-	if mark := callMarks[p.template.style]; mark != "" && len(p.tools) > 0 {
-		marks = append(marks, mark, "[ARGS]", "[CALL_ID]", "</tool_call>")
+	if calls := callMarks[p.template.style]; len(calls) > 0 && len(p.tools) > 0 {
+		marks = append(marks, "[ARGS]", "[CALL_ID]", callEnd)
+		marks = append(marks, calls...)
+	}
+	if p.template.style == styleHarmony {
+		marks = append(marks, channelMark, messageMark, "<|constrain|>")
+		marks = append(marks, messageEnds...)
 	}
 	return func(token int32) []byte {
 		text := written([]int32{token})
@@ -84,7 +99,14 @@ func (p *Prompt) Special(written func([]int32) []byte) func(int32) []byte {
 }
 
 // Thinking says whether the model is in its thoughts.
-func (a *Parser) Thinking() bool { return a.state == stateThought }
+func (a *Parser) Thinking() bool {
+	return a.state == stateThought || a.state == stateBody && a.channel.kind == isThought
+}
+
+func (a *Parser) offered(name string) bool {
+	_, ok := a.tools[name]
+	return ok
+}
 
 // Calls is how many calls of tools have begun.
 func (a *Parser) Calls() int { return a.calls }
@@ -117,18 +139,23 @@ func (a *Parser) Flush() {
 		a.content(a.held)
 	case a.call != nil && a.call.begun:
 		a.call.end(a)
+	case a.state == stateXML:
+		a.cutXML()
+	case a.state == stateMarked:
+		a.content(append([]byte(a.mark), a.held...))
+	case a.state == stateBody:
+		a.closeBody()
 	case a.state == stateCode:
 		a.code()
 	case a.state == stateName:
 		a.content(append([]byte(a.mark), a.held...))
 	case a.state == stateThought:
-		a.thought(a.held)
-	case a.state == stateAfter:
+		a.solid(a.held, a.sink.Reasoning)
+	case a.state == stateAfter, a.state == stateHead:
 	default:
 		a.content(a.held)
 	}
-	a.held = nil
-	a.call = nil
+	a.held, a.call, a.xml = nil, nil, nil
 	a.state, a.trim = statePlain, false
 }
 
@@ -138,26 +165,34 @@ func (a *Parser) step(last bool) bool {
 	case stateBegin:
 		return a.begin(last)
 	case stateThought:
-		before, found := a.until(a.think.close, last)
-		a.thought(before)
-		if found {
+		before, mark := a.until(last, a.think.close)
+		a.solid(before, a.sink.Reasoning)
+		if mark != "" {
 			a.space = nil
 			a.state, a.trim = stateBegin, true
 		}
-		return found
+		return mark != ""
 	case stateContent:
-		before, found := a.until(callMarks[a.style], last)
+		before, mark := a.until(last, callMarks[a.style]...)
 		a.content(before)
-		if found {
-			a.beginMarked()
+		if mark != "" {
+			a.beginMarked(mark)
 		}
-		return found
+		return mark != ""
 	case stateCall:
 		return a.readCall()
 	case stateAfter:
 		return a.after(last)
 	case stateName:
 		return a.name()
+	case stateMarked:
+		return a.marked(last)
+	case stateXML:
+		return a.readXML(last)
+	case stateHead:
+		return a.head(last)
+	case stateBody:
+		return a.body(last)
 	case statePlain:
 		a.content(a.held)
 		a.held = a.held[:0]
@@ -173,24 +208,36 @@ func (a *Parser) take(n int) []byte {
 	return taken
 }
 
-// until takes what stands before the mark, and the mark. What may be its
-// beginning stays held.
-func (a *Parser) until(mark string, last bool) (before []byte, found bool) {
-	if i := bytes.Index(a.held, []byte(mark)); i >= 0 && mark != "" {
-		before = a.take(i)
-		a.take(len(mark))
-		return before, true
-	}
-	keep := 0
-	if !last {
-		for n := min(len(mark)-1, len(a.held)); n > 0; n-- {
-			if bytes.HasSuffix(a.held, []byte(mark[:n])) {
-				keep = n
-				break
-			}
+// until takes what stands before the first of the marks, and that mark; "" if
+// there is none. What may be the beginning of one stays held.
+func (a *Parser) until(last bool, marks ...string) (before []byte, mark string) {
+	at, keep := len(a.held), 0
+	for _, m := range marks {
+		if i := bytes.Index(a.held, []byte(m)); i >= 0 && i < at {
+			at, mark = i, m
 		}
 	}
-	return a.take(len(a.held) - keep), false
+	if mark != "" {
+		before = a.take(at)
+		a.take(len(mark))
+		return before, mark
+	}
+	if !last {
+		for _, m := range marks {
+			keep = max(keep, begun(a.held, m))
+		}
+	}
+	return a.take(at - keep), ""
+}
+
+// begun is how much of the mark the text ends with.
+func begun(text []byte, mark string) int {
+	for n := min(len(mark)-1, len(text)); n > 0; n-- {
+		if bytes.HasSuffix(text, []byte(mark[:n])) {
+			return n
+		}
+	}
+	return 0
 }
 
 // begin decides what an answer, or what follows the thoughts, begins with.
@@ -201,8 +248,8 @@ func (a *Parser) begin(last bool) bool {
 	}
 	text := string(a.held[:min(len(a.held), 64)])
 	marks := []string{a.think.open}
-	if a.tools != nil && callMarks[a.style] != "" {
-		marks = append(marks, callMarks[a.style])
+	if a.tools != nil {
+		marks = append(marks, callMarks[a.style]...)
 	}
 	for _, mark := range marks {
 		switch {
@@ -214,7 +261,7 @@ func (a *Parser) begin(last bool) bool {
 			return false
 		}
 	}
-	if a.tools != nil && (text[0] == '{' || text[0] == '[') && !strings.HasPrefix(text, callMarks[styleMistral]) {
+	if a.tools != nil && (text[0] == '{' || text[0] == '[') && !strings.HasPrefix(text, "[TOOL_CALLS]") {
 		a.beginCall("")
 		return true
 	}
@@ -235,8 +282,8 @@ func (a *Parser) content(text []byte) {
 	}
 }
 
-// thought gives out thoughts without the white space around them.
-func (a *Parser) thought(text []byte) {
+// solid gives out thoughts or arguments without the white space around them.
+func (a *Parser) solid(text []byte, out func([]byte)) {
 	if a.trim {
 		text = bytes.TrimLeft(text, " \t\r\n")
 	}
@@ -247,22 +294,25 @@ func (a *Parser) thought(text []byte) {
 	}
 	a.trim = false
 	if len(a.space) > 0 {
-		a.sink.Reasoning(a.space)
+		out(a.space)
 	}
-	a.sink.Reasoning(solid)
+	out(solid)
 	a.space = append(a.space[:0], text[len(solid):]...)
 }
 
 // beginMarked goes on behind the mark of a call.
-func (a *Parser) beginMarked() {
-	a.mark = callMarks[a.style]
+func (a *Parser) beginMarked(mark string) {
+	a.mark = mark
 	switch a.style {
-	case styleMistral:
+	case styleMistral, styleLlama:
 		a.state = stateName
-	case styleLlama:
-		a.state = stateName
+	case styleXML:
+		a.state = stateMarked
+		if mark == functionMark {
+			a.beginXML()
+		}
 	default:
-		a.beginCall(a.mark)
+		a.beginCall(mark)
 	}
 }
 
@@ -326,7 +376,7 @@ func (a *Parser) readCall() bool {
 func (a *Parser) refuseCall() {
 	a.call = nil
 	a.state = statePlain
-	if callMarks[a.style] != "" && a.mark == "" {
+	if len(callMarks[a.style]) > 0 && a.mark == "" {
 		a.state = stateContent
 	}
 	if a.mark != "" {
@@ -342,13 +392,12 @@ func (a *Parser) after(last bool) bool {
 		return false
 	}
 	a.held = bytes.TrimLeft(a.held, " \t\r\n,;]")
-	for _, mark := range []string{"</tool_call>", callMarks[a.style]} {
+	for _, mark := range append([]string{callEnd}, callMarks[a.style]...) {
 		switch {
-		case mark == "":
 		case bytes.HasPrefix(a.held, []byte(mark)):
 			a.take(len(mark))
-			if mark == callMarks[a.style] {
-				a.beginMarked()
+			if mark != callEnd {
+				a.beginMarked(mark)
 			}
 			return true
 		case strings.HasPrefix(mark, string(a.held)) && !last:

@@ -72,18 +72,16 @@ type Prompt struct {
 	Text     string
 	Schema   json.RawMessage // what a forced call must be, or nil
 	template *Template
-	tools    []string
-	thinks   bool // the prompt ends inside the model's thoughts
-	calls    bool // the prompt ends inside a call
+	tools    []Tool
+	thinks   bool   // the prompt ends inside the model's thoughts
+	calls    bool   // the prompt ends inside a call
+	begun    string // what the prompt has of the answer, where that is messages in channels
 }
 
 // Prompt writes a conversation. It fails with INVALID_REQUEST, naming what the
 // template does not like, and with ctx's cause.
 func (t *Template) Prompt(ctx context.Context, c Conversation) (*Prompt, error) {
-	p := &Prompt{template: t}
-	for _, tool := range c.Tools {
-		p.tools = append(p.tools, tool.Name)
-	}
+	p := &Prompt{template: t, tools: c.Tools}
 	closed := c.Formatted || c.Force != ""
 	vars := map[string]any{"bos_token": t.bos, "eos_token": t.eos, "add_generation_prompt": true}
 	if closed {
@@ -100,7 +98,7 @@ func (t *Template) Prompt(ctx context.Context, c Conversation) (*Prompt, error) 
 	switch {
 	case len(c.Tools) == 0:
 	case t.tools:
-		vars["tools"] = toolValues(c.Tools)
+		vars["tools"] = t.toolValues(c.Tools)
 	default:
 		messages = explainTools(messages, c.Tools)
 	}
@@ -118,6 +116,10 @@ func (t *Template) Prompt(ctx context.Context, c Conversation) (*Prompt, error) 
 
 // begin writes the beginning of the answer, as far as it is certain.
 func (p *Prompt) begin(c Conversation, closed bool) {
+	if p.template.style == styleHarmony {
+		p.beginMessage(c, closed)
+		return
+	}
 	think := p.template.thinking
 	p.thinks = strings.HasSuffix(strings.TrimRight(p.Text, " \n"), think.open)
 	if p.thinks && closed {
@@ -128,8 +130,8 @@ func (p *Prompt) begin(c Conversation, closed bool) {
 		return
 	}
 	p.Schema = callSchema(c.Tools, c.Force)
-	if p.template.style == styleHermes {
-		p.Text += callMarks[styleHermes] + "\n"
+	if p.template.style == styleHermes || p.template.style == styleXML {
+		p.Text += "<tool_call>\n"
 		p.calls = true
 	}
 }
@@ -142,11 +144,11 @@ func (t *Template) render(ctx context.Context, vars map[string]any, messages []M
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, renderTime, &jinja.Error{Message: "the template takes too long"})
 	defer cancel()
-	vars["messages"] = messageValues(messages)
+	vars["messages"] = t.messageValues(messages)
 	text, err := t.jinja.Render(ctx, vars)
 	if err != nil && ctx.Err() == nil {
 		if merged, ok := mergeSystem(messages); ok {
-			vars["messages"] = messageValues(merged)
+			vars["messages"] = t.messageValues(merged)
 			if text, again := t.jinja.Render(ctx, vars); again == nil {
 				return text, nil
 			}
@@ -168,7 +170,7 @@ func refused(err error) error {
 		Suggest("check the order and the roles of the messages; POST /v1/chat/template shows the prompt, and POST /v1/completions takes a prompt as it is")
 }
 
-func messageValues(messages []Message) []any {
+func (t *Template) messageValues(messages []Message) []any {
 	all := make([]any, 0, len(messages))
 	for _, m := range messages {
 		d := &jinja.Dict{}
@@ -179,6 +181,7 @@ func messageValues(messages []Message) []any {
 		}
 		if m.Reasoning != "" {
 			d.Set("reasoning_content", m.Reasoning)
+			t.setThinking(d, m)
 		}
 		if m.CallID != "" {
 			d.Set("tool_call_id", m.CallID)
@@ -210,12 +213,17 @@ func callValues(calls []Call) []any {
 	return all
 }
 
-func toolValues(tools []Tool) []any {
+func (t *Template) toolValues(tools []Tool) []any {
 	all := make([]any, 0, len(tools))
-	for _, t := range tools {
-		if v, err := jinja.Value(t.Raw); err == nil {
-			all = append(all, v)
+	for _, tool := range tools {
+		v, err := jinja.Value(tool.Raw)
+		if err != nil {
+			continue
 		}
+		if t.style == styleHarmony {
+			describe(v)
+		}
+		all = append(all, v)
 	}
 	return all
 }

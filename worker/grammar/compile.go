@@ -31,6 +31,15 @@ type program struct {
 	some  []byte     // a byte of each class
 }
 
+// memory is about how many bytes the program takes.
+func (p *program) memory() int {
+	n := 12*len(p.steps) + 20*len(p.start) + 32*len(p.bytes.spans)
+	for _, s := range p.sets {
+		n += 24 + 4*len(s)
+	}
+	return n
+}
+
 // compiler writes a program.
 type compiler struct {
 	program

@@ -48,6 +48,20 @@ func Parse(gbnf string) (*Grammar, error) {
 	return &Grammar{program: p, automata: map[*Vocabulary]*automaton{}}, nil
 }
 
+// Memory is about how many bytes the grammar takes, with what matchers have
+// found out so far.
+func (g *Grammar) Memory() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.program.memory()
+	for _, a := range g.automata {
+		a.mu.Lock()
+		n += a.memory
+		a.mu.Unlock()
+	}
+	return n
+}
+
 func fault(format string, args ...any) *rbee.Error {
 	return rbee.Errorf(rbee.CodeInvalidRequest, "cannot use the grammar: "+format, args...)
 }

@@ -352,6 +352,19 @@ func TestForgottenStatesComeBack(t *testing.T) {
 	}
 }
 
+func TestMemoryGrowsWithWhatWasFoundOut(t *testing.T) {
+	small, large := mustParse(t, `root ::= "a"`), mustParse(t, `root ::= ("a" | "b"){9999}`)
+	if a, b := small.Memory(), large.Memory(); a <= 0 || b < 9999*12 {
+		t.Errorf("a small grammar takes %d bytes, a large one %d", a, b)
+	}
+	before := small.Memory()
+	m := small.StartWith(byteVocabulary())
+	m.Mask(make([]float32, 259))
+	if after := small.Memory(); after <= before {
+		t.Errorf("it takes %d bytes, and with a mask %d", before, after)
+	}
+}
+
 // Ambiguity that doubles with each byte, and rules that remember all of the text.
 func TestHostileGrammarsTakeBoundedTimeAndMemory(t *testing.T) {
 	many := make([]string, 3000)

@@ -20,13 +20,15 @@ const (
 	maxEnum       = 5_000   // values of one enum
 )
 
-// library are the rules that grammars of JSON share. Spaces are bounded, and so
-// are the digits of numbers, since a model may not know when to end them. Half
-// of a surrogate pair is no character of a string.
-const library = `ws ::= | " " | "\n"{1,2} [ \t]{0,40}
+// library are the rules that grammars of JSON share. White space is that of JSON
+// on one line or indented, a space where one is usual, or a new line with ten
+// steps of indentation at most; deeper values are not indented further. It is
+// bounded, and so are the digits of numbers, since a model may not know when to
+// end them. Half of a surrogate pair is no character of a string.
+const library = `ws ::= | " " | "\n" (" "{0,20} | "\t"{0,10})
 value ::= object | array | string | number | "true" | "false" | "null"
 object ::= "{" ws (member ("," ws member)* ws)? "}"
-member ::= string ":" ws value
+member ::= string ":" " "? value
 array ::= "[" ws (value ("," ws value)* ws)? "]"
 string ::= "\"" char* "\""
 char ::= [^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex{3} | [dD] [0-7] hex{2} | [dD] [89abAB] hex{2} "\\u" [dD] [c-fC-F] hex{2}))

@@ -298,3 +298,29 @@ func TestAnyObjectIsJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestWhiteSpaceIsThatOfIndentation(t *testing.T) {
+	schema, err := FromSchema(json.RawMessage(`{"properties":{"a":{"type":"array"}},"required":["a"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"any JSON": JSON(), "a schema": schema} {
+		g := mustParse(t, text)
+		for _, yes := range []string{
+			`{"a":[1,2]}`, `{"a": [1, 2]}`, `{ "a": [ 1, 2 ] }`, "{\n\"a\": [\n]\n}",
+			"{\n" + strings.Repeat(" ", 20) + `"a": []}`, "{\n" + strings.Repeat("\t", 10) + `"a": []}`,
+		} {
+			if !matches(g, yes) {
+				t.Errorf("%s does not allow %q", name, yes)
+			}
+		}
+		for _, no := range []string{
+			`{  "a":[]}`, `{"a":  []}`, "{\"a\":\n[]}", "{\n\n\"a\":[]}", "{\r\n\"a\":[]}", `{"a" :[]}`, `{"a":[1 ,2]}`,
+			"{\n" + strings.Repeat(" ", 21) + `"a": []}`, "{\n \t\"a\": []}",
+		} {
+			if matches(g, no) {
+				t.Errorf("%s allows %q", name, no)
+			}
+		}
+	}
+}

@@ -278,7 +278,7 @@ func (w *schemaWriter) object(d *dict, place string, depth int) (string, error) 
 		if err != nil {
 			return "", err
 		}
-		members = append(members, member{literal(quote(name)+":") + " ws " + symbol, required[name]})
+		members = append(members, member{literal(quote(name)+":") + ` " "? ` + symbol, required[name]})
 	}
 	other, err := w.extra(extra, properties.keys, place, depth)
 	if err != nil {
@@ -351,9 +351,9 @@ func (w *schemaWriter) extra(schema any, named []string, place string, depth int
 	case len(named) == 0 && symbol == "value":
 		return "member", nil
 	case len(named) == 0:
-		return w.rule(`string ":" ws ` + symbol), nil
+		return w.rule(`string ":" " "? ` + symbol), nil
 	}
-	return w.rule(w.otherName(named) + ` ":" ws ` + symbol), nil
+	return w.rule(w.otherName(named) + ` ":" " "? ` + symbol), nil
 }
 
 // counted checks minProperties and maxProperties, which can be followed only
