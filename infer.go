@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -45,7 +47,57 @@ type InferRequest struct {
 	Grammar           string             `json:"grammar,omitempty" doc:"GBNF grammar of the answer"`
 	JSONSchema        json.RawMessage    `json:"json_schema,omitempty" doc:"JSON schema that the answer fits; in place of a grammar"`
 	IgnoreEOS         bool               `json:"ignore_eos,omitempty" doc:"go on after the end-of-text token; for benchmarks"`
+	LoRA              []LoRAScale        `json:"lora,omitempty" doc:"how strongly each adapter of the worker is applied; one that is not named is not. Default as the worker was started"`
+	KeepAlive         any                `json:"keep_alive,omitempty" doc:"how long the worker may be idle afterwards: a duration such as 5m, a number of seconds, 0, or forever (also -1)"`
 	RequestID         string             `json:"request_id,omitempty" doc:"default the X-Request-Id of the request"`
+}
+
+// LoRAScale says how strongly an adapter is applied.
+type LoRAScale struct {
+	ID    int     `json:"id" doc:"place of the adapter in the order in which the worker loaded them, from 0"`
+	Scale float64 `json:"scale" doc:"-100 to 100; 0 is not at all"`
+}
+
+// MaxLoRAScale bounds the scale of an adapter, either way.
+const MaxLoRAScale = 100
+
+// KeepAliveHeader is how a worker tells its hive how long it may be idle after
+// a request, as KeepAlive writes it.
+const KeepAliveHeader = "X-Rbee-Keep-Alive"
+
+// KeepAlive reads the keep_alive of a request, a value of JSON, and writes it
+// in one way: a duration with units, 0, or forever; "" for none. The problem is
+// "" if it can be read.
+func KeepAlive(v any) (text, problem string) {
+	const wrong = "must be a duration such as 5m, a number of seconds, 0, or forever"
+	var d time.Duration
+	switch v := v.(type) {
+	case nil:
+		return "", ""
+	case float64:
+		if math.IsNaN(v) || v*float64(time.Second) >= math.MaxInt64 {
+			return "", wrong
+		}
+		d = time.Duration(max(v, -1) * float64(time.Second))
+	case string:
+		if v == "forever" {
+			return v, ""
+		}
+		if seconds, err := strconv.ParseInt(v, 10, 32); err == nil {
+			d = time.Duration(seconds) * time.Second
+		} else if d, err = time.ParseDuration(v); err != nil {
+			return "", wrong
+		}
+	default:
+		return "", wrong
+	}
+	switch {
+	case d < 0:
+		return "forever", ""
+	case d == 0:
+		return "0", ""
+	}
+	return d.String(), ""
 }
 
 // Normalize sets the defaults of absent fields.
@@ -109,6 +161,14 @@ func (r *InferRequest) Faults() []Fault {
 	for i, s := range r.Stop[:min(len(r.Stop), MaxStops)] {
 		if n := utf8.RuneCountInString(s); n == 0 || n > MaxStopCharacters {
 			fault(fmt.Sprintf("stop[%d]", i), "must have 1 to %d characters, has %d", MaxStopCharacters, n)
+		}
+	}
+	if _, problem := KeepAlive(r.KeepAlive); problem != "" {
+		fault("keep_alive", "%s", problem)
+	}
+	for i, l := range r.LoRA {
+		if math.IsNaN(l.Scale) || math.Abs(l.Scale) > MaxLoRAScale {
+			fault(fmt.Sprintf("lora[%d].scale", i), "must be from %d to %d", -MaxLoRAScale, MaxLoRAScale)
 		}
 	}
 	if r.RequestID != "" && !ValidRequestID(r.RequestID) {

@@ -90,6 +90,12 @@ func (c *Client) AdminShutdown(ctx context.Context) (rbee.Message, error) {
 	return call[rbee.Message](ctx, c, http.MethodPost, "/v1/admin/shutdown", nil)
 }
 
+// Rest tells a worker that is idle to give back the memory of its KV cache,
+// until the next request. CONFLICT says that requests run.
+func (c *Client) Rest(ctx context.Context) (rbee.Message, error) {
+	return call[rbee.Message](ctx, c, http.MethodPost, "/v1/admin/rest", nil)
+}
+
 // Tokenize returns the worker's tokens for a text.
 func (c *Client) Tokenize(ctx context.Context, req rbee.TokenizeRequest) ([]int32, error) {
 	r, err := call[rbee.TokenizeReply](ctx, c, http.MethodPost, "/v1/tokenize", req)

@@ -23,6 +23,7 @@ import (
 	"rbee/internal/httpapi"
 	"rbee/internal/logging"
 	"rbee/internal/supervise"
+	"rbee/internal/tracing"
 	"rbee/worker/engine"
 )
 
@@ -124,6 +125,8 @@ func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Comm
 				}
 				defer stop()
 			}
+			cfg.Tracer = tracing.New(Program, f.id, cfg.Log)
+			defer cfg.Tracer.Close()
 			return serve(ctx, cfg, f.port)
 		},
 	}

@@ -2,34 +2,31 @@ package worker
 
 import (
 	"encoding/json"
-	"net/http"
 	"strings"
 
 	"rbee"
-
 	"rbee/worker/chat"
 	"rbee/worker/engine"
 	"rbee/worker/openai"
 )
 
-// chatCompletions answers POST /v1/chat/completions.
-func (w *Worker) chatCompletions(rw http.ResponseWriter, r *http.Request) error {
-	o, req, err := begin(w, rw, r, openai.ReadChat)
+// chat answers POST /v1/chat/completions.
+func (o *openAI) chat(req *openai.ChatRequest) error {
+	asked, err := o.request(&req.Options)
 	if err != nil {
 		return err
 	}
-	defer o.end()
 	prompt, tokens, err := o.prompt(req)
 	if err != nil {
 		return err
 	}
-	asked := o.request(&req.Options, tokens)
+	asked.Tokens = tokens
 	asked.Logprobs, asked.TopLogprobs = req.Logprobs, req.TopLogprobs
 	schema := req.Schema
 	if prompt.Schema != nil {
 		schema = prompt.Schema
 	}
-	if asked.Grammar, err = readGrammar(req.Grammar, schema, req.JSON); err != nil {
+	if asked.Grammar, err = o.w.grammars.answer(req.Grammar, schema, req.JSON); err != nil {
 		return err
 	}
 	kind := openai.KindChat
@@ -46,11 +43,12 @@ func (w *Worker) chatCompletions(rw http.ResponseWriter, r *http.Request) error 
 		choices[i] = newChatChoice(o, req, prompt, head, i)
 		answers[i] = choices[i]
 	}
+	o.choices = req.N
 	outcomes, failure := o.run(requests, append(req.Stop, o.model.template.Stops()...), prompt.Special(o.eng.Detokenize), answers)
 	if failure != nil {
 		return o.fail(failure)
 	}
-	u := usage(outcomes, len(outcomes))
+	u := usage(outcomes, o.choices)
 	u.Completion = &openai.CompletionDetail{}
 	for _, c := range choices {
 		u.Completion.ReasoningTokens += c.thoughts
@@ -65,7 +63,7 @@ func (w *Worker) chatCompletions(rw http.ResponseWriter, r *http.Request) error 
 	for _, c := range choices {
 		reply.Choices = append(reply.Choices, c.whole())
 	}
-	return writeJSON(rw, reply)
+	return writeJSON(o.rw, reply)
 }
 
 // prompt writes the conversation for the model.
@@ -88,18 +86,13 @@ func tooLong(field string) error {
 	return rbee.InvalidRequest(rbee.Fault{Field: field, Problem: "must not make a prompt of more than 8 MiB"})
 }
 
-// chatTemplate answers POST /v1/chat/template: the prompt of a conversation.
-func (w *Worker) chatTemplate(rw http.ResponseWriter, r *http.Request) error {
-	o, req, err := begin(w, rw, r, openai.ReadChat)
-	if err != nil {
-		return err
-	}
-	defer o.end()
+// showPrompt answers POST /v1/chat/template: the prompt of a conversation.
+func (o *openAI) showPrompt(req *openai.ChatRequest) error {
 	prompt, tokens, err := o.prompt(req)
 	if err != nil {
 		return err
 	}
-	return writeJSON(rw, rbee.PromptReply{Prompt: prompt.Text, PromptTokens: len(tokens), Builtin: o.model.template.Builtin()})
+	return writeJSON(o.rw, rbee.PromptReply{Prompt: prompt.Text, PromptTokens: len(tokens), Builtin: o.model.template.Builtin()})
 }
 
 // chatChoice is one answer to a conversation. It belongs to the goroutine that

@@ -3,7 +3,7 @@ package worker
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -12,13 +12,8 @@ import (
 	"rbee/worker/openai"
 )
 
-// completions answers POST /v1/completions.
-func (w *Worker) completions(rw http.ResponseWriter, r *http.Request) error {
-	o, req, err := begin(w, rw, r, openai.ReadCompletion)
-	if err != nil {
-		return err
-	}
-	defer o.end()
+// complete answers POST /v1/completions.
+func (o *openAI) complete(req *openai.CompletionRequest) error {
 	requests, err := o.completionRequests(req)
 	if err != nil {
 		return err
@@ -36,11 +31,12 @@ func (w *Worker) completions(rw http.ResponseWriter, r *http.Request) error {
 		}
 		answers[i] = choices[i]
 	}
+	o.choices = req.N
 	outcomes, failure := o.run(requests, req.Stop, nil, answers)
 	if failure != nil {
 		return o.fail(failure)
 	}
-	u := usage(outcomes, req.N)
+	u := usage(outcomes, o.choices)
 	if o.events != nil {
 		return o.closeStream(head, req.IncludeUsage, u)
 	}
@@ -51,13 +47,20 @@ func (w *Worker) completions(rw http.ResponseWriter, r *http.Request) error {
 	for _, c := range choices {
 		reply.Choices = append(reply.Choices, c.whole())
 	}
-	return writeJSON(rw, reply)
+	return writeJSON(o.rw, reply)
 }
 
 // completionRequests are those for each prompt, n times.
 func (o *openAI) completionRequests(req *openai.CompletionRequest) ([]engine.Request, error) {
-	g, err := readGrammar(req.Grammar, req.Schema, false)
+	asked, err := o.request(&req.Options)
 	if err != nil {
+		return nil, err
+	}
+	if req.MaxTokens == 0 {
+		asked.MaxTokens = rbee.DefaultMaxTokens
+	}
+	asked.Logprobs, asked.TopLogprobs = req.Logprobs >= 0, max(0, req.Logprobs)
+	if asked.Grammar, err = o.w.grammars.answer(req.Grammar, req.Schema, false); err != nil {
 		return nil, err
 	}
 	var all []engine.Request
@@ -65,22 +68,46 @@ func (o *openAI) completionRequests(req *openai.CompletionRequest) ([]engine.Req
 		if len(in.Text) > maxPromptBytes {
 			return nil, tooLong("prompt")
 		}
-		tokens, err := o.model.input(o.eng, in, fmt.Sprintf("prompt[%d]", i))
-		if err != nil {
+		if asked.Tokens, err = o.completionPrompt(in, req.Suffix, fmt.Sprintf("prompt[%d]", i)); err != nil {
 			return nil, err
 		}
-		asked := o.request(&req.Options, tokens)
-		if req.MaxTokens == 0 {
-			asked.MaxTokens = rbee.DefaultMaxTokens
-		}
-		asked.Grammar = g
-		asked.Logprobs, asked.TopLogprobs = req.Logprobs >= 0, max(0, req.Logprobs)
 		for n := range req.N {
 			all = append(all, asked)
 			all[len(all)-1].Sampling.Seed += uint64(n) //nolint:gosec // at most MaxChoices
 		}
 	}
 	return all, nil
+}
+
+// completionPrompt are the tokens of a prompt, or of what stands around a gap.
+func (o *openAI) completionPrompt(in openai.Input, suffix, field string) ([]engine.Token, error) {
+	if suffix == "" {
+		return o.model.input(o.eng, in, field)
+	}
+	marks := o.eng.Info().FIM
+	if !marks.OK {
+		return nil, rbee.InvalidRequest(rbee.Fault{Field: "suffix", Problem: "is for models that were trained to fill gaps, which this one was not"})
+	}
+	if len(suffix) > maxPromptBytes {
+		return nil, tooLong("suffix")
+	}
+	before := in.Tokens
+	var err error
+	if before == nil {
+		before, err = o.eng.Tokenize(in.Text, false)
+	} else {
+		before, err = o.model.input(o.eng, in, field)
+	}
+	if err != nil {
+		return nil, err
+	}
+	after, err := o.eng.Tokenize(suffix, false)
+	if err != nil {
+		return nil, err
+	}
+	all := append(slices.Clone(o.model.begin), marks.Prefix)
+	all = append(append(all, before...), marks.Suffix)
+	return append(append(all, after...), marks.Middle), nil
 }
 
 // echo is the text of a prompt.

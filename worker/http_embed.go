@@ -9,13 +9,8 @@ import (
 	"rbee/worker/openai"
 )
 
-// embeddings answers POST /v1/embeddings.
-func (w *Worker) embeddings(rw http.ResponseWriter, r *http.Request) error {
-	o, req, err := begin(w, rw, r, openai.ReadEmbedding)
-	if err != nil {
-		return err
-	}
-	defer o.end()
+// embed answers POST /v1/embeddings.
+func (o *openAI) embed(req *openai.EmbeddingRequest) error {
 	length := o.eng.Info().Embedding
 	if req.Dimensions != 0 && length != 0 && req.Dimensions != length {
 		return rbee.InvalidRequest(rbee.Fault{Field: "dimensions", Problem: fmt.Sprintf("must be %d, the length of this model's vectors", length)})
@@ -26,12 +21,14 @@ func (w *Worker) embeddings(rw http.ResponseWriter, r *http.Request) error {
 		if len(in.Text) > maxPromptBytes {
 			return tooLong("input")
 		}
+		var err error
 		if inputs[i], err = o.model.input(o.eng, in, fmt.Sprintf("input[%d]", i)); err != nil {
 			return err
 		}
 		reply.Usage.PromptTokens += len(inputs[i])
 	}
 	reply.Usage.TotalTokens = reply.Usage.PromptTokens
+	o.outcomes = []outcome{{done: rbee.InferDone{PromptTokens: reply.Usage.PromptTokens}}}
 	vectors, err := o.eng.Embed(o.ctx, inputs)
 	switch {
 	case o.ctx.Err() != nil:
@@ -46,7 +43,7 @@ func (w *Worker) embeddings(rw http.ResponseWriter, r *http.Request) error {
 		}
 		reply.Data = append(reply.Data, e)
 	}
-	return writeJSON(rw, reply)
+	return writeJSON(o.rw, reply)
 }
 
 // listModels answers GET /v1/models: the one model that is loaded.
@@ -81,6 +78,7 @@ func (w *Worker) describeModel() (openai.Model, error) {
 		Meta: openai.ModelMeta{
 			Name: info.Name, Architecture: info.Architecture, Quantisation: info.Quantisation, Parameters: info.Parameters,
 			SizeBytes: info.SizeBytes, Vocabulary: info.Vocab, ContextTokens: info.Context, Embedding: info.Embedding,
+			FillsGaps: info.FIM.OK, Adapters: info.Adapters,
 		},
 	}, nil
 }

@@ -1,11 +1,13 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -13,12 +15,14 @@ import (
 	"rbee/internal/httpapi"
 	"rbee/worker/engine"
 	"rbee/worker/engine/sampling"
-	"rbee/worker/grammar"
 	"rbee/worker/openai"
 	"rbee/worker/text"
 )
 
 type inferIn struct {
+	Traceparent string `header:"traceparent" doc:"the trace that the request is part of, as the W3C has it"`
+	Tracestate  string `header:"tracestate"`
+
 	Body    rbee.InferRequest
 	RawBody []byte
 }
@@ -27,6 +31,9 @@ type inferIn struct {
 // with what it saw. A field whose type is wrong is the schema's and not reported twice.
 func (in *inferIn) Resolve(huma.Context) []error {
 	in.Body.Normalize()
+	if errs := textFault(in.RawBody); errs != nil {
+		return errs
+	}
 	var given map[string]json.RawMessage
 	if json.Unmarshal(in.RawBody, &given) != nil {
 		return nil
@@ -45,6 +52,15 @@ func (in *inferIn) Resolve(huma.Context) []error {
 	return errs
 }
 
+// textFault reports a body that is no UTF-8, of which the decoder would make
+// other characters without a word.
+func textFault(body []byte) []error {
+	if utf8.Valid(body) {
+		return nil
+	}
+	return []error{&huma.ErrorDetail{Location: "body", Message: "is not valid UTF-8"}}
+}
+
 // readable says whether a field is there and of the right type.
 func readable(field string, value json.RawMessage) bool {
 	if value == nil || string(value) == "null" {
@@ -54,26 +70,38 @@ func readable(field string, value json.RawMessage) bool {
 	return err == nil && json.Unmarshal(one, new(rbee.InferRequest)) == nil
 }
 
-// infer answers POST /v1/inference. It generates on the handler's goroutine,
-// so a client that reads slowly holds up its own generation only.
+// infer answers POST /v1/inference.
 func (w *Worker) infer(ctx context.Context, in *inferIn, rw http.ResponseWriter) error {
-	req := &in.Body
-	id := req.RequestID
+	id := in.Body.RequestID
 	if id == "" {
 		id = httpapi.RequestID(ctx)
 	}
+	const operation = "text_completion"
+	span := w.cfg.Tracer.Start(ctx, operation, in.Traceparent, in.Tracestate)
+	out, failure, err := w.inferAs(ctx, id, &in.Body, rw)
+	if span != nil {
+		w.trace(span, operation, id, []outcome{out}, 1, cmp.Or(err, failure))
+	}
+	return err
+}
+
+// inferAs generates on the handler's goroutine, so a client that reads slowly
+// holds up its own generation only. A failure that the stream told of is no err.
+func (w *Worker) inferAs(ctx context.Context, id string, req *rbee.InferRequest, rw http.ResponseWriter) (o outcome, failure, err error) {
 	rw.Header().Set(rbee.RequestIDHeader, id)
 	ctx, eng, err := w.floor.enter(ctx, id)
 	if err != nil {
-		return refuse(err)
+		return o, nil, refuse(err)
 	}
 	defer w.floor.leave(id)
-	asked, err := engineRequest(req)
+	asked, err := w.engineRequest(req, eng.Info())
 	if err != nil {
-		return err
+		return o, nil, err
 	}
 	ctx, cancel := withTimeout(ctx, *req.TimeoutSeconds)
 	defer cancel()
+	idle, _ := rbee.KeepAlive(req.KeepAlive) // Resolve reported what is wrong with it
+	keepAlive(rw, idle)
 
 	var out reply
 	if *req.Stream {
@@ -89,13 +117,14 @@ func (w *Worker) infer(ctx context.Context, in *inferIn, rw http.ResponseWriter)
 		}
 		return out.token(text, index)
 	}}
-	done, failure := w.generate(ctx, eng, asked, g)
-	if failure != nil {
-		return refuse(out.fail(failure, id))
+	done, failed := w.generate(ctx, eng, asked, g)
+	o = outcomeOf(done, g)
+	if failed != nil {
+		return o, failed, refuse(out.fail(failed, id))
 	}
 	err = out.done(g.rest(), done) // a client that left misses it
 	w.log.Debug("generated", "request_id", id, "tokens", done.TotalTokens, "reason", done.StopReason, "ms", done.DurationMS, "err", err)
-	return nil
+	return o, nil, nil
 }
 
 // withTimeout ends a request that takes longer than it may; 0 is no limit.
@@ -109,7 +138,7 @@ func withTimeout(ctx context.Context, seconds int) (context.Context, context.Can
 			Suggest("ask for fewer tokens, or set a longer timeout_seconds"))
 }
 
-func engineRequest(r *rbee.InferRequest) (engine.Request, error) {
+func (w *Worker) engineRequest(r *rbee.InferRequest, info engine.Info) (engine.Request, error) {
 	bias, _ := openai.Bias(r.LogitBias) // Resolve reported what is wrong with it
 	out := engine.Request{
 		Prompt: r.Prompt, MaxTokens: *r.MaxTokens, IgnoreEOS: r.IgnoreEOS,
@@ -125,23 +154,9 @@ func engineRequest(r *rbee.InferRequest) (engine.Request, error) {
 		out.Sampling.Seed = randomSeed()
 	}
 	var err error
-	out.Grammar, err = readGrammar(r.Grammar, r.JSONSchema, false)
-	return out, err
-}
-
-// readGrammar makes the grammar of an answer from GBNF, from a JSON schema, or
-// for any JSON; nil if nothing is asked for.
-func readGrammar(gbnf string, schema json.RawMessage, anyJSON bool) (*grammar.Grammar, error) {
-	switch {
-	case len(schema) > 0 && string(schema) != "null":
-		var err error
-		if gbnf, err = grammar.FromSchema(schema); err != nil {
-			return nil, err
-		}
-	case anyJSON:
-		gbnf = grammar.JSON()
-	case gbnf == "":
-		return nil, nil
+	if out.LoRA, err = scales(r.LoRA, info); err != nil {
+		return out, err
 	}
-	return grammar.Parse(gbnf)
+	out.Grammar, err = w.grammars.answer(r.Grammar, r.JSONSchema, false)
+	return out, err
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -21,45 +22,73 @@ const maxPromptBytes = 8 << 20
 
 // openAI is one request of OpenAI's API while it is served.
 type openAI struct {
-	w      *Worker
-	ctx    context.Context
-	rw     http.ResponseWriter
-	id     string
-	eng    engine.Engine
-	model  *served
-	events *events // nil for one body
-	leave  func()
+	w        *Worker
+	ctx      context.Context
+	rw       http.ResponseWriter
+	id       string
+	eng      engine.Engine
+	model    *served
+	events   *events // nil for one body
+	leave    func()
+	choices  int       // of one prompt
+	outcomes []outcome // of all, as far as they came
 }
 
-// begin reads the body of a request, and lets it in. It needs an end.
-func begin[R openai.Request](w *Worker, rw http.ResponseWriter, r *http.Request, read func(body []byte) (R, error)) (o *openAI, req R, err error) {
+// openAIRoute answers a POST of OpenAI's API: it reads the body, lets the
+// request in, and tells of it however it ended.
+func openAIRoute[R openai.Request](w *Worker, name string, read func(body []byte) (R, error), answer func(o *openAI, req R) error) httpapi.Handler {
+	return httpapi.RawFunc(func(rw http.ResponseWriter, r *http.Request) error {
+		span := w.cfg.Tracer.Start(r.Context(), name, r.Header.Get("Traceparent"), r.Header.Get("Tracestate"))
+		o := &openAI{w: w, rw: rw, id: httpapi.RequestID(r.Context())}
+		req, err := begin(o, r, read)
+		if err == nil {
+			err = func() error {
+				defer o.end()
+				return answer(o, req)
+			}()
+		}
+		w.trace(span, name, o.id, o.outcomes, o.choices, err)
+		return err
+	})
+}
+
+// begin reads the body of a request, and lets it in. Success needs an end.
+func begin[R openai.Request](o *openAI, r *http.Request, read func(body []byte) (R, error)) (req R, err error) {
+	w := o.w
 	if _, err := w.floor.use(); err != nil {
-		return nil, req, err
+		return req, err
 	}
 	body, err := httpapi.Body(r)
 	if err != nil {
-		return nil, req, err
+		return req, err
 	}
 	if req, err = read(body); err != nil {
-		return nil, req, err
+		return req, err
 	}
-	model, timeout := req.Needs()
-	o = &openAI{w: w, rw: rw, id: httpapi.RequestID(r.Context())}
+	needs := req.Needs()
 	ctx, eng, err := w.floor.enter(r.Context(), o.id)
 	if err != nil {
-		return nil, req, refuse(err)
+		return req, refuse(err)
 	}
-	ctx, cancel := withTimeout(ctx, timeout)
+	ctx, cancel := withTimeout(ctx, needs.Timeout)
 	o.ctx, o.eng, o.model = ctx, eng, w.served
 	o.leave = func() {
 		cancel()
 		w.floor.leave(o.id)
 	}
-	if err := o.model.check(model); err != nil {
+	if err := o.model.check(needs.Model); err != nil {
 		o.leave()
-		return nil, req, err
+		return req, err
 	}
-	return o, req, nil
+	keepAlive(o.rw, needs.KeepAlive)
+	return req, nil
+}
+
+// keepAlive tells the hive how long the worker may be idle after a request.
+func keepAlive(rw http.ResponseWriter, text string) {
+	if text != "" {
+		rw.Header().Set(rbee.KeepAliveHeader, text)
+	}
 }
 
 func (o *openAI) end() {
@@ -72,16 +101,20 @@ func (o *openAI) end() {
 // stream makes the reply a stream of events.
 func (o *openAI) stream() { o.events = newEvents(o.ctx, o.rw) }
 
-// request is what the engine is asked for, with the prompt.
-func (o *openAI) request(opts *openai.Options, prompt []engine.Token) engine.Request {
-	r := engine.Request{Tokens: prompt, MaxTokens: opts.MaxTokens, Sampling: opts.Sampling, IgnoreEOS: opts.IgnoreEOS}
+// request is what the engine is asked for, without the prompt.
+func (o *openAI) request(opts *openai.Options) (engine.Request, error) {
+	r := engine.Request{MaxTokens: opts.MaxTokens, Sampling: opts.Sampling, IgnoreEOS: opts.IgnoreEOS}
+	var err error
+	if r.LoRA, err = scales(opts.LoRA, o.eng.Info()); err != nil {
+		return r, err
+	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = o.eng.Info().Context
 	}
 	if !opts.Seeded {
 		r.Sampling.Seed = randomSeed()
 	}
-	return r
+	return r, nil
 }
 
 // answer takes what the engine generates for one choice of a reply.
@@ -98,25 +131,29 @@ type outcome struct {
 	timings openai.Timings
 }
 
+func outcomeOf(done rbee.InferDone, g *generation) outcome {
+	return outcome{done, openai.Timings{
+		QueuedMS: done.QueuedMS, PrefillMS: done.PrefillMS, DecodeMS: done.DecodeMS,
+		DraftTokens: g.result.DraftTokens, AcceptedTokens: g.result.AcceptedTokens,
+	}}
+}
+
 // run generates all choices, as many at once as there are slots. The first
 // failure ends all. A single choice is generated on the handler's goroutine.
 func (o *openAI) run(requests []engine.Request, stops []string, special func(engine.Token) []byte, answers []answer) ([]outcome, *rbee.Error) {
 	outcomes := make([]outcome, len(requests))
+	o.outcomes = outcomes
 	one := func(ctx context.Context, i int) error {
 		g := &generation{text: text.NewStream(stops), special: special, emit: answers[i].take}
 		done, failure := o.w.generate(ctx, o.eng, requests[i], g)
+		outcomes[i] = outcomeOf(done, g)
 		if failure == nil {
 			failure = noAnswer(done.StopReason)
 		}
 		if failure != nil {
 			return failure
 		}
-		t := openai.Timings{
-			QueuedMS: done.QueuedMS, PrefillMS: done.PrefillMS, DecodeMS: done.DecodeMS,
-			DraftTokens: g.result.DraftTokens, AcceptedTokens: g.result.AcceptedTokens,
-		}
-		outcomes[i] = outcome{done, t}
-		_ = answers[i].finish(g.rest(), done, t) // a client that left misses it
+		_ = answers[i].finish(g.rest(), done, outcomes[i].timings) // a client that left misses it
 		return nil
 	}
 	if len(requests) == 1 {
@@ -202,6 +239,30 @@ func finishReason(reason rbee.StopReason) string {
 		return "length"
 	}
 	return "stop"
+}
+
+// scales are those of all adapters, for a request that names some.
+func scales(list []rbee.LoRAScale, info engine.Info) ([]float32, error) {
+	if list == nil {
+		return nil, nil
+	}
+	all, named := make([]float32, len(info.Adapters)), make([]bool, len(info.Adapters))
+	var faults []rbee.Fault
+	for i, l := range list {
+		field := fmt.Sprintf("lora[%d].id", i)
+		switch {
+		case l.ID < 0 || l.ID >= len(all):
+			faults = append(faults, rbee.Fault{Field: field, Problem: fmt.Sprintf("must be below %d, the number of adapters that this worker has loaded", len(all))})
+		case named[l.ID]:
+			faults = append(faults, rbee.Fault{Field: field, Problem: "is named twice"})
+		default:
+			all[l.ID], named[l.ID] = float32(l.Scale), true
+		}
+	}
+	if faults != nil {
+		return nil, rbee.InvalidRequest(faults...)
+	}
+	return all, nil
 }
 
 // usage adds up the choices; choices of one prompt count its tokens once.

@@ -15,6 +15,7 @@ import (
 	"rbee/worker"
 	"rbee/worker/engine"
 	"rbee/worker/engine/fake"
+	"rbee/worker/openai"
 )
 
 func TestAStreamHasTheShapeOfTheContract(t *testing.T) {
@@ -142,6 +143,13 @@ func TestAllFaultsAreReportedAtOnceAndNoValueIsEchoed(t *testing.T) {
 		{"unknown fields", `{"prompt":"a","sesame":1,"max_tokens":-1}`, []string{"sesame", "max_tokens"}},
 		{"fraction", `{"prompt":"a","max_tokens":1.5}`, []string{"max_tokens"}},
 		{"null prompt", `{"prompt":null}`, []string{"prompt"}},
+		{
+			"negative numbers", `{"prompt":"a","temperature":-0.1,"typical_p":-1,"frequency_penalty":-3,"presence_penalty":-3,"timeout_seconds":-1,"logit_bias":{"-1":1}}`,
+			[]string{"temperature", "typical_p", "frequency_penalty", "presence_penalty", "timeout_seconds", "logit_bias"},
+		},
+		{"adapters and idleness", `{"prompt":"a","lora":[{"id":0,"scale":1e9}],"keep_alive":"sesame"}`, []string{"lora[0].scale", "keep_alive"}},
+		{"10,000 stop strings", `{"prompt":"a","stop":[` + strings.Repeat(`"sesame",`, 9999) + `"x"]}`, []string{"stop"}},
+		{"many biases", `{"prompt":"a","logit_bias":{` + manyBiases() + `"0":1}}`, []string{"logit_bias"}},
 		{"too many stops", `{"prompt":"a","stop":[` + many + `]}`, []string{"stop"}},
 		{"long stop", `{"prompt":"a","stop":["` + strings.Repeat("é", 257) + `"]}`, []string{"stop[0]"}},
 		{"long prompt", `{"prompt":"` + strings.Repeat("a", rbee.MaxPromptBytes+1) + `"}`, []string{"prompt"}},
@@ -172,27 +180,42 @@ func TestAllFaultsAreReportedAtOnceAndNoValueIsEchoed(t *testing.T) {
 	}
 }
 
+// manyBiases are more than a request may have.
+func manyBiases() string {
+	var b strings.Builder
+	for i := range openai.MaxBiases {
+		fmt.Fprintf(&b, `"%d":1,`, i+1)
+	}
+	return b.String()
+}
+
 func TestWhatIsNoRequestIsRefused(t *testing.T) {
 	w := script(t, fake.Script{})
 	for name, body := range map[string]string{
-		"nothing":          ``,
-		"no JSON":          `sesame`,
-		"cut":              `{"prompt":"sesame`,
-		"NaN":              `{"prompt":"a","temperature":NaN}`,
-		"infinity":         `{"prompt":"a","temperature":1e999}`,
-		"huge integer":     `{"prompt":"a","max_tokens":1e30}`,
-		"huge seed":        `{"prompt":"a","seed":99999999999999999999999}`,
-		"array":            `[]`,
-		"null":             `null`,
-		"empty object":     `{}`,
-		"two values":       `{"prompt":"a"}{"prompt":"sesame"}`,
-		"beyond the bound": `{"prompt":"` + strings.Repeat("a", 33<<20) + `"}`,
+		"nothing":      ``,
+		"no JSON":      `sesame`,
+		"cut":          `{"prompt":"sesame`,
+		"NaN":          `{"prompt":"a","temperature":NaN}`,
+		"infinity":     `{"prompt":"a","temperature":1e999}`,
+		"huge integer": `{"prompt":"a","max_tokens":1e30}`,
+		"huge seed":    `{"prompt":"a","seed":99999999999999999999999}`,
+		"array":        `[]`,
+		"null":         `null`,
+		"empty object": `{}`,
+		"two values":   `{"prompt":"a"}{"prompt":"sesame"}`,
+		"no UTF-8":     "{\"prompt\":\"sesame \xff\"}",
+		"deep":         `{"prompt":` + strings.Repeat("[", 1<<17) + strings.Repeat("]", 1<<17) + `}`,
+		"deep schema":  `{"prompt":"a","json_schema":` + strings.Repeat(`{"items":`, 5000) + `{}` + strings.Repeat("}", 5000) + `}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			if e := failure(t, w.post(t, "/v1/inference", body), rbee.CodeInvalidRequest); strings.Contains(e.Error(), "sesame") {
 				t.Errorf("the error quotes the request: %s", e.Error())
 			}
 		})
+	}
+	// A client that keeps its connection has the time to read the answer.
+	if _, err := w.InferWhole(t.Context(), rbee.InferRequest{Prompt: strings.Repeat("a", 64<<20)}); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
+		t.Errorf("64 MiB: %v", err)
 	}
 	if got := w.state(t); got != rbee.WorkerIdle {
 		t.Errorf("afterwards the worker is %s", got)
@@ -439,6 +462,7 @@ func TestTokensAndBack(t *testing.T) {
 		t.Errorf("nothing has the tokens %s", body)
 	}
 	failure(t, w.post(t, "/v1/tokenize", `{"text":5}`), rbee.CodeInvalidRequest)
+	failure(t, w.post(t, "/v1/tokenize", "{\"text\":\"\xff\"}"), rbee.CodeInvalidRequest)
 	failure(t, w.post(t, "/v1/detokenize", `{"tokens":["a"]}`), rbee.CodeInvalidRequest)
 	cut, err := w.Tokenize(t.Context(), rbee.TokenizeRequest{Text: "🐝"})
 	if err != nil {
@@ -503,7 +527,7 @@ func TestTheDocumentNamesEveryEndpoint(t *testing.T) {
 	for _, path := range []string{
 		"/v1/health", "/v1/ready", "/v1/loading/progress", "/v1/inference", "/v1/inference/{request_id}",
 		"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}", "/v1/chat/template", "/v1/slots",
-		"/v1/tokenize", "/v1/detokenize", "/v1/admin/shutdown", "/v1/shutdown", "/metrics",
+		"/v1/tokenize", "/v1/detokenize", "/v1/admin/rest", "/v1/admin/shutdown", "/v1/shutdown", "/metrics",
 	} {
 		if !strings.Contains(served, `"`+path+`"`) {
 			t.Errorf("%s is missing", path)

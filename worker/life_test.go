@@ -171,7 +171,7 @@ func TestAKeyIsDemandedButForLiveness(t *testing.T) {
 	for _, path := range []string{"/v1/loading/progress", "/metrics", "/openapi.json"} {
 		failure(t, w.do(t, http.MethodGet, path, ""), rbee.CodeMissingAPIKey)
 	}
-	for _, path := range []string{"/v1/inference", "/v1/tokenize", "/v1/detokenize", "/v1/shutdown", "/v1/admin/shutdown"} {
+	for _, path := range []string{"/v1/inference", "/v1/tokenize", "/v1/detokenize", "/v1/shutdown", "/v1/admin/shutdown", "/v1/admin/rest"} {
 		failure(t, w.post(t, path, `{}`), rbee.CodeMissingAPIKey)
 	}
 	failure(t, w.do(t, http.MethodDelete, "/v1/inference/a", ""), rbee.CodeMissingAPIKey)

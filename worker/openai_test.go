@@ -74,7 +74,9 @@ func TestWhatTheModelCannotDoIsRefused(t *testing.T) {
 		{"a bad grammar", "/v1/chat/completions", `{` + userSays + `,"grammar":"root ::= ("}`, "", rbee.CodeInvalidRequest},
 		{"a bad schema", "/v1/chat/completions", `{` + userSays + `,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"bee"}}}}`, "", rbee.CodeInvalidRequest},
 		{"a token beyond the vocabulary", "/v1/completions", `{"prompt":[1,99999999]}`, "prompt[0]", rbee.CodeInvalidRequest},
-		{"a suffix", "/v1/completions", `{"prompt":"a","suffix":"b"}`, "suffix", rbee.CodeInvalidRequest},
+		{"a long suffix", "/v1/completions", `{"prompt":"a","suffix":"` + strings.Repeat("a", 9<<20) + `"}`, "suffix", rbee.CodeInvalidRequest},
+		{"the prompt's probabilities", "/v1/completions", `{"prompt":"a","echo":true,"logprobs":1}`, "logprobs", rbee.CodeInvalidRequest},
+		{"an adapter that is not there", "/v1/completions", `{"prompt":"a","lora":[{"id":0,"scale":1}]}`, "lora[0].id", rbee.CodeInvalidRequest},
 		{"a long prompt", "/v1/completions", `{"prompt":"` + strings.Repeat("a", 9<<20) + `"}`, "prompt", rbee.CodeInvalidRequest},
 		{"beyond the context", "/v1/completions", `{"prompt":"` + strings.Repeat("x", 5000) + `"}`, "", rbee.CodeContextLengthExceeded},
 		{"input beyond the context", "/v1/embeddings", `{"input":"` + strings.Repeat("x", 5000) + `"}`, "", rbee.CodeContextLengthExceeded},
@@ -377,27 +379,66 @@ func TestManyAnswersWaitForFewSlots(t *testing.T) {
 	}
 }
 
+// hostile are bodies that shall cost the worker little and others nothing.
+func hostile() map[string]string {
+	schema := func(s string) string {
+		return `{` + userSays + `,"prompt":"a","max_tokens":5,"json_schema":` + s + `,"response_format":{"type":"json_schema","json_schema":{"schema":` + s + `}}}`
+	}
+	grammar := func(g string) string {
+		text, _ := json.Marshal(g) //nolint:errchkjson // a string
+		return `{` + userSays + `,"prompt":"a","max_tokens":5,"grammar":` + string(text) + `}`
+	}
+	nested := strings.Repeat(`{"a":`, 5000) + `1` + strings.Repeat(`}`, 5000)
+	return map[string]string{
+		"a wrong type":           `{"prompt":5,"messages":5}`,
+		"10,000 stop strings":    `{` + userSays + `,"prompt":"a","stop":[` + strings.Repeat(`"x",`, 10000) + `"y"]}`,
+		"no UTF-8":               "\xff",
+		"brackets":               strings.Repeat("[", 1<<16),
+		"NaN":                    `{` + userSays + `,"prompt":"a","temperature":NaN}`,
+		"negative numbers":       `{` + userSays + `,"prompt":"a","max_tokens":-1,"top_p":-1,"n":-1}`,
+		"a schema of itself":     schema(`{"$ref":"#"}`),
+		"a schema without end":   schema(`{"allOf":[{"$ref":"#/$defs/a"}],"$defs":{"a":{"anyOf":[{"$ref":"#/$defs/b"},{"$ref":"#/$defs/b"}]},"b":{"allOf":[{"$ref":"#/$defs/a"},{"$ref":"#/$defs/a"}]}}}`),
+		"a schema that doubles":  schema(`{"$ref":"#/$defs/a0","$defs":{` + doubling(40) + `"a40":{"type":"null"}}}`),
+		"a deep schema":          schema(nested),
+		"a grammar that repeats": grammar(`root ::= "a"{0,9999}{0,9999}{0,9999}`),
+		"a grammar of itself":    grammar("root ::= root"),
+		"a grammar of brackets":  grammar("root ::= " + strings.Repeat("(", 1<<16)),
+		"deep variables":         `{` + userSays + `,"prompt":"a","chat_template_kwargs":` + nested + `,"temperature":9}`,
+		"another role":           `{"messages":[{"role":"` + strings.Repeat("x", 1<<20) + `","content":"a"}],"prompt":""}`,
+	}
+}
+
+// doubling are definitions of which each needs the next one twice.
+func doubling(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"a%d":{"allOf":[{"$ref":"#/$defs/a%d"},{"$ref":"#/$defs/a%d"}]},`, i, i+1, i+1)
+	}
+	return b.String()
+}
+
 func TestBadRequestsDisturbNobody(t *testing.T) {
 	w := script(t, fake.Script{})
-	alone := read(t, w.post(t, "/v1/completions", `{"prompt":"Once","temperature":0,"max_tokens":50}`))
-	text := alone[strings.Index(alone, `"choices"`):strings.Index(alone, `"usage"`)]
+	const looked = `{"prompt":"Once","temperature":0,"max_tokens":50}`
+	alone := choicesOf(read(t, w.post(t, "/v1/completions", looked)))
 	var group sync.WaitGroup
-	for i := range 4 {
+	for _, path := range []string{"/v1/completions", "/v1/chat/completions", "/v1/inference"} {
 		group.Go(func() {
-			for range 10 {
-				body := []string{`{"prompt":5}`, `{"prompt":"a","stop":[` + strings.Repeat(`"x",`, 10000) + `"y"]}`, "\xff", strings.Repeat("[", 1<<16)}[i]
-				resp := w.post(t, "/v1/completions", body)
+			for name, body := range hostile() {
+				resp := w.post(t, path, body)
 				if resp.StatusCode != http.StatusBadRequest {
-					t.Errorf("a bad request got %d", resp.StatusCode)
+					t.Errorf("%s of %s got %d: %.300s", path, name, resp.StatusCode, read(t, resp))
 				}
-				got := read(t, w.post(t, "/v1/completions", `{"prompt":"Once","temperature":0,"max_tokens":50}`))
-				if !strings.Contains(got, text) {
-					t.Errorf("beside bad requests %s, alone %s", got, alone)
+				if got := choicesOf(read(t, w.post(t, "/v1/completions", looked))); got != alone {
+					t.Errorf("beside %s: %s, alone %s", name, got, alone)
 				}
 			}
 		})
 	}
 	group.Wait()
+	if got := w.state(t); got != rbee.WorkerIdle {
+		t.Errorf("afterwards the worker is %s", got)
+	}
 }
 
 func TestSlotsAreShown(t *testing.T) {

@@ -5,16 +5,49 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"rbee"
 	"rbee/internal/httpapi"
 	"rbee/internal/sse"
+	"rbee/worker/engine"
+	"rbee/worker/openai"
 )
 
 // progressPath is where the loading can be followed, below the worker's base URL.
 const progressPath = "/v1/loading/progress"
 
-// routes is the worker's API.
+// routes is the worker's API: its own, and OpenAI's as far as a worker serves it.
 func (w *Worker) routes() []httpapi.Route {
+	return append(w.ownRoutes(), []httpapi.Route{
+		{
+			Method: http.MethodPost, Path: "/v1/chat/completions", OpenAI: true,
+			Summary: "OpenAI's chat: an answer to a conversation, whole or as a stream of events.", Handler: openAIRoute(w, "chat", openai.ReadChat, (*openAI).chat),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/completions", OpenAI: true,
+			Summary: "OpenAI's completions: text that goes on from a prompt.", Handler: openAIRoute(w, "text_completion", openai.ReadCompletion, (*openAI).complete),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/embeddings", OpenAI: true,
+			Summary: "OpenAI's embeddings: a vector for each text.", Handler: openAIRoute(w, "embeddings", openai.ReadEmbedding, (*openAI).embed),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/models", OpenAI: true,
+			Summary: "The model that is loaded, as OpenAI lists models.", Handler: httpapi.RawFunc(w.listModels),
+		},
+		{
+			Method: http.MethodGet, Path: "/v1/models/{model...}", OpenAI: true,
+			Summary: "The model that is loaded, by any of its names.", Handler: httpapi.RawFunc(w.showModel),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/chat/template", OpenAI: true,
+			Summary: "The prompt that a conversation becomes; the body is that of a chat.", Handler: openAIRoute(w, "template", openai.ReadChat, (*openAI).showPrompt),
+		},
+	}...)
+}
+
+func (w *Worker) ownRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{
 			Method: http.MethodGet, Path: "/v1/health", Access: httpapi.Public,
@@ -51,32 +84,12 @@ func (w *Worker) routes() []httpapi.Route {
 			Summary: "The text of tokens.", Handler: httpapi.JSON(w.detokenize),
 		},
 		{
-			Method: http.MethodPost, Path: "/v1/chat/completions", OpenAI: true,
-			Summary: "OpenAI's chat: an answer to a conversation, whole or as a stream of events.", Handler: httpapi.RawFunc(w.chatCompletions),
-		},
-		{
-			Method: http.MethodPost, Path: "/v1/completions", OpenAI: true,
-			Summary: "OpenAI's completions: text that goes on from a prompt.", Handler: httpapi.RawFunc(w.completions),
-		},
-		{
-			Method: http.MethodPost, Path: "/v1/embeddings", OpenAI: true,
-			Summary: "OpenAI's embeddings: a vector for each text.", Handler: httpapi.RawFunc(w.embeddings),
-		},
-		{
-			Method: http.MethodGet, Path: "/v1/models", OpenAI: true,
-			Summary: "The model that is loaded, as OpenAI lists models.", Handler: httpapi.RawFunc(w.listModels),
-		},
-		{
-			Method: http.MethodGet, Path: "/v1/models/{model...}", OpenAI: true,
-			Summary: "The model that is loaded, by any of its names.", Handler: httpapi.RawFunc(w.showModel),
-		},
-		{
-			Method: http.MethodPost, Path: "/v1/chat/template", OpenAI: true,
-			Summary: "The prompt that a conversation becomes; the body is that of a chat.", Handler: httpapi.RawFunc(w.chatTemplate),
-		},
-		{
 			Method: http.MethodGet, Path: "/v1/slots",
 			Summary: "What each slot does.", Handler: httpapi.JSON(w.slots),
+		},
+		{
+			Method: http.MethodPost, Path: "/v1/admin/rest",
+			Summary: "Gives back the memory of the KV cache until the next request; CONFLICT while requests run.", Handler: httpapi.JSON(w.adminRest),
 		},
 		{
 			Method: http.MethodPost, Path: "/v1/admin/shutdown",
@@ -161,7 +174,15 @@ func (w *Worker) cancelInfer(_ context.Context, in *requestIDIn) (*struct{}, err
 	return nil, nil
 }
 
-func (w *Worker) tokenize(_ context.Context, in *body[rbee.TokenizeRequest]) (*body[rbee.TokenizeReply], error) {
+type tokenizeIn struct {
+	Body    rbee.TokenizeRequest
+	RawBody []byte
+}
+
+// Resolve reports what the schema cannot see.
+func (in *tokenizeIn) Resolve(huma.Context) []error { return textFault(in.RawBody) }
+
+func (w *Worker) tokenize(_ context.Context, in *tokenizeIn) (*body[rbee.TokenizeReply], error) {
 	e, err := w.floor.use()
 	if err != nil {
 		return nil, err
@@ -183,6 +204,21 @@ func (w *Worker) detokenize(_ context.Context, in *body[rbee.DetokenizeRequest])
 	}
 	text := strings.ToValidUTF8(string(e.Detokenize(in.Body.Tokens)), "\ufffd")
 	return &body[rbee.DetokenizeReply]{rbee.DetokenizeReply{Text: text}}, nil
+}
+
+func (w *Worker) adminRest(context.Context, *struct{}) (*body[rbee.Message], error) {
+	eng, err := w.floor.use()
+	if err != nil {
+		return nil, err
+	}
+	if n := w.floor.running(); n > 0 { // also those that have not come to the engine yet
+		return nil, engine.ErrRunning(n)
+	}
+	if err := eng.Rest(); err != nil {
+		return nil, err
+	}
+	w.log.Info("resting")
+	return &body[rbee.Message]{rbee.Message{Message: "Worker rests until the next request"}}, nil
 }
 
 func (w *Worker) adminShutdown(context.Context, *struct{}) (*body[rbee.Message], error) {

@@ -32,30 +32,11 @@ func newServed(ref string, eng engine.Engine) (*served, error) {
 	}
 	info := eng.Info()
 	s := &served{ref: ref, begin: begin[:min(1, len(begin))], created: time.Now(), names: modelNames(ref, info.Name)}
-	bos := string(eng.Detokenize(s.begin))
-	s.template = chat.NewTemplate(info.ChatTemplate, bos, endText(eng, bos))
+	s.template = chat.NewTemplate(info.ChatTemplate, info.BOS, info.EOS)
 	h := fnv.New64a()
 	_, _ = fmt.Fprint(h, rbee.Version, ref, info.SizeBytes, info.Parameters, info.Backend) // a hash takes everything
 	s.fingerprint = fmt.Sprintf("fp_%016x", h.Sum64())
 	return s, nil
-}
-
-// endings are the texts of tokens that end a text, by what begins one.
-var endings = map[string][]string{
-	"<s>": {"</s>"}, "<bos>": {"<eos>"}, "<|begin_of_text|>": {"<|eot_id|>", "<|end_of_text|>"},
-	"<｜begin▁of▁sentence｜>": {"<｜end▁of▁sentence｜>"},
-	"":                      {"<|im_end|>", "<|endoftext|>", "</s>", "<eos>", "<|end|>"},
-}
-
-// endText finds the text of the token that ends a text, for templates that
-// write it: one that the tokenizer knows as a token of its own.
-func endText(eng engine.Engine, bos string) string {
-	for _, candidate := range append(endings[bos], endings[""]...) {
-		if tokens, err := eng.Tokenize(candidate, false); err == nil && len(tokens) == 1 {
-			return candidate
-		}
-	}
-	return ""
 }
 
 // modelNames are the reference of a model and its shorter forms.

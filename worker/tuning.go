@@ -16,6 +16,7 @@ import (
 type tuning struct {
 	noPrefixCache, noMmap, mlock bool
 	draftTokens, gpuLayers       int
+	draftModel                   string
 	kvType, flash, split         string
 	devices                      []string
 	shares                       []string
@@ -26,7 +27,8 @@ type tuning struct {
 
 func (t *tuning) flags(set *pflag.FlagSet) {
 	set.BoolVar(&t.noPrefixCache, "no-prefix-cache", false, "compute each prompt anew")
-	set.IntVar(&t.draftTokens, "draft-tokens", 0, "tokens that prompt lookup proposes in a step (default "+strconv.Itoa(engine.DefaultDraftTokens)+"); -1 turns it off")
+	set.IntVar(&t.draftTokens, "draft-tokens", 0, "tokens that are proposed for a text in a step (default "+strconv.Itoa(engine.DefaultDraftTokens)+"); -1 turns it off")
+	set.StringVar(&t.draftModel, "draft-model", "", "a smaller model with the same vocabulary, a GGUF file, that proposes tokens")
 	set.StringVar(&t.kvType, "kv-type", "", "numbers of the KV cache: f16, q8_0 or q4_0 (default f16)")
 	set.StringVar(&t.flash, "flash-attention", "", "auto, on or off (default auto)")
 	set.BoolVar(&t.noMmap, "no-mmap", false, "read the weights into memory of their own")
@@ -47,6 +49,11 @@ func (t *tuning) apply(o *engine.Options, check func(ok bool, flag, problem stri
 	o.DraftTokens, o.GPULayers = t.draftTokens, t.gpuLayers
 	o.KVType, o.FlashAttention, o.Split = engine.KVType(t.kvType), engine.FlashAttention(t.flash), engine.Split(t.split)
 	o.RoPEScaling, o.RoPEFreqBase, o.RoPEFreqScale = engine.RoPEScaling(t.ropeScaling), t.ropeBase, t.ropeScale
+	if t.draftModel != "" {
+		path, err := filepath.Abs(t.draftModel)
+		check(err == nil, "draft-model", "must name a file")
+		o.DraftModel = path
+	}
 	for _, d := range t.devices {
 		o.Devices = append(o.Devices, rbee.DeviceID(d))
 	}

@@ -21,6 +21,7 @@ import (
 
 	"rbee"
 	"rbee/internal/httpapi"
+	"rbee/internal/tracing"
 	"rbee/worker/engine"
 )
 
@@ -53,7 +54,8 @@ type Config struct {
 	TokenStall  time.Duration // between two tokens of a stream
 	DrainTime   time.Duration // for what runs when told to end in good order
 
-	Log *slog.Logger // default discards
+	Tracer *tracing.Tracer // nil traces nothing
+	Log    *slog.Logger    // default discards
 }
 
 // Worker is one process's worth of work. Run it once.
@@ -65,6 +67,7 @@ type Worker struct {
 	progress *progress
 	metrics  *metrics
 	served   *served // made before the floor opens
+	grammars grammars
 	loads    sync.WaitGroup
 
 	drain context.Context // ends when the worker shall take nothing new

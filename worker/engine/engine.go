@@ -35,8 +35,10 @@ type Options struct {
 	Queue     int           // requests that may wait for a slot
 	Logger    *slog.Logger  // default discards
 
-	NoPrefixCache bool // compute each prompt anew
-	DraftTokens   int  // tokens that prompt lookup proposes in a step at most, default 16; negative turns it off
+	NoPrefixCache bool   // compute each prompt anew
+	PrefixMemory  int    // bytes of main memory for beginnings of prompts that the KV cache has no room for, default 512 MiB; negative for none
+	DraftTokens   int    // tokens that are proposed for a text in a step at most, default 16; negative turns it off
+	DraftModel    string // path of a smaller model with the same vocabulary that proposes where prompt lookup finds nothing, "" for none
 
 	KVType         KVType          // of the KV cache's numbers, default f16
 	FlashAttention FlashAttention  // default auto
@@ -127,6 +129,16 @@ type Info struct {
 	Parameters     uint64
 	Backend        rbee.Backend
 	Device         rbee.DeviceID
+	BOS, EOS       string   // texts of the tokens that begin and end a text, "" if there is none
+	FIM            FIM      // for filling a gap
+	Adapters       []string // names of the LoRA adapters, in the order of loading
+}
+
+// FIM are the tokens around the parts of a prompt that asks for what is between
+// them. OK says whether the model has them.
+type FIM struct {
+	OK                     bool
+	Prefix, Suffix, Middle Token
 }
 
 // Request asks for tokens.
@@ -135,7 +147,8 @@ type Request struct {
 	Tokens    []Token // in place of Prompt if not nil, taken as it is
 	MaxTokens int     // at least 1; capped to the room that the prompt leaves
 	Sampling  sampling.Params
-	IgnoreEOS bool // never choose a token that ends the text
+	IgnoreEOS bool      // never choose a token that ends the text
+	LoRA      []float32 // scale of each adapter, in the order of loading; nil for those of Options
 
 	Grammar     *grammar.Grammar // what the answer must be, nil for anything
 	Logprobs    bool             // tell the probability of each token
@@ -167,7 +180,7 @@ type Result struct {
 	Prefill      time.Duration // from there to the first token
 	Decode       time.Duration // from the first token to the end
 
-	DraftTokens    int // tokens proposed by prompt lookup
+	DraftTokens    int // tokens proposed by prompt lookup and the draft model
 	AcceptedTokens int // of those, the ones that came true
 }
 
@@ -179,6 +192,8 @@ type Stats struct {
 	QueueSize  int // requests that may wait
 	KVUsed     int // KV cells of the running requests; shared ones count once
 	KVCached   int // KV cells kept for prompts that begin alike
+	KVPacked   int // tokens whose KV is kept for such prompts in main memory
+	PackBytes  int // of main memory that these take
 	KVTotal    int
 	Threads    int // compute threads of the last step
 
@@ -191,6 +206,8 @@ type Stats struct {
 	PutBacks        uint64 // times that a request lost its KV cells to older ones
 	DraftTokens     uint64
 	AcceptedTokens  uint64
+	ModelDrafts     uint64        // of the DraftTokens, those of the draft model
+	ModelAccepted   uint64        // of these, the ones that came true
 	BatchTokens     uint64        // tokens of all batches
 	StepTime        time.Duration // spent on all batches
 	LastStep        time.Duration
@@ -259,6 +276,12 @@ type Engine interface {
 
 	// Slots tells what each slot does.
 	Slots() []SlotInfo
+
+	// Rest gives back the memory of the KV cache and of what computes with it,
+	// until the next request makes them anew. Until then Stats tell of no KV
+	// cells. Errors: CONFLICT while requests run or wait, WORKER_NOT_READY after
+	// Close.
+	Rest() error
 
 	// Close ends all generations with the reason shutdown, blocks until the
 	// engine's goroutines ended and frees the model. It may be called again.

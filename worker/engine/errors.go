@@ -37,8 +37,14 @@ func ErrBusy(total, busy int, retry time.Duration) *rbee.Error {
 // maxRetrySeconds is the longest wait that is worth suggesting.
 const maxRetrySeconds = 120
 
-// CheckRequest finds what is wrong with a request, before it costs anything.
-func CheckRequest(r Request) error {
+// ErrRunning refuses to rest while so many requests run or wait.
+func ErrRunning(requests int) *rbee.Error {
+	return rbee.Errorf(rbee.CodeConflict, "cannot give back the KV cache: %d requests run or wait", requests).
+		With("requests", requests).Suggest("try again when they ended")
+}
+
+// CheckRequest finds what is wrong with a request to a model, before it costs anything.
+func CheckRequest(r Request, info Info) error {
 	var faults []rbee.Fault
 	fault := func(field, problem string) {
 		faults = append(faults, rbee.Fault{Field: field, Problem: problem})
@@ -51,6 +57,14 @@ func CheckRequest(r Request) error {
 	}
 	if r.TopLogprobs < 0 || r.TopLogprobs > MaxTopLogprobs {
 		fault("top_logprobs", fmt.Sprintf("must be from 0 to %d", MaxTopLogprobs))
+	}
+	if r.LoRA != nil && len(r.LoRA) != len(info.Adapters) {
+		fault("lora", fmt.Sprintf("must have %d scales, one for each adapter", len(info.Adapters)))
+	}
+	for i, scale := range r.LoRA {
+		if math.IsNaN(float64(scale)) || math.IsInf(float64(scale), 0) {
+			fault(fmt.Sprintf("lora[%d]", i), "must be a number")
+		}
 	}
 	faults = append(faults, r.Sampling.Faults()...)
 	if len(faults) > 0 {

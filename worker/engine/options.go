@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"rbee"
 	"rbee/worker/engine/threads"
@@ -14,6 +16,8 @@ const (
 	DefaultSlots       = 4
 	DefaultMaxContext  = 8192 // tokens
 	DefaultDraftTokens = 16
+
+	DefaultPrefixMemory = 512 << 20 // bytes
 )
 
 // MaxSlots is the most slots that an engine serves.
@@ -61,6 +65,7 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 	check(o.Threads >= 1 && o.Threads <= 512, "threads", "must be from 1 to 512")
 	check(o.Queue >= 0, "queue", "must be 0 or more")
 	check(o.DraftTokens <= 64, "draft_tokens", "must be at most 64")
+	check(o.DraftModel == "" || o.DraftTokens > 0, "draft_tokens", "must not be negative with a draft model")
 	check(o.KVType == KVF16 || o.KVType == KVQ8 || o.KVType == KVQ4, "kv_type", "must be f16, q8_0 or q4_0")
 	check(o.KVType == KVF16 || o.FlashAttention != FlashOff, "flash_attention", "must not be off with a KV cache of %s", o.KVType)
 	check(o.FlashAttention == FlashAuto || o.FlashAttention == FlashOn || o.FlashAttention == FlashOff,
@@ -77,6 +82,16 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 	return o, nil
 }
 
+// AdapterNames are the names of the adapters: those of their files, without the ending.
+func (o Options) AdapterNames() []string {
+	names := make([]string, 0, len(o.LoRA))
+	for _, a := range o.LoRA {
+		file := filepath.Base(a.Path)
+		names = append(names, strings.TrimSuffix(file, filepath.Ext(file)))
+	}
+	return names
+}
+
 func (o *Options) defaultTypes() {
 	if o.KVType == "" {
 		o.KVType = KVF16
@@ -89,5 +104,8 @@ func (o *Options) defaultTypes() {
 	}
 	if o.DraftTokens == 0 {
 		o.DraftTokens = DefaultDraftTokens
+	}
+	if o.PrefixMemory == 0 {
+		o.PrefixMemory = DefaultPrefixMemory
 	}
 }

@@ -275,6 +275,7 @@ type Input struct {
 type CompletionRequest struct {
 	Options
 	Prompts  []Input
+	Suffix   string // what follows the gap to be filled; "" for nothing
 	Echo     bool
 	Logprobs int // alternatives to each token, -1 for no probabilities at all
 	Schema   json.RawMessage
@@ -286,8 +287,8 @@ func ReadCompletion(body []byte) (*CompletionRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &CompletionRequest{Options: f.options(), Echo: f.flag("echo"), Logprobs: -1}
-	r.Prompts = f.inputs("prompt", MaxPrompts)
+	r := &CompletionRequest{Options: f.options(), Suffix: f.text("suffix"), Echo: f.flag("echo"), Logprobs: -1}
+	r.Prompts = f.inputs("prompt", MaxPrompts, r.Suffix != "")
 	if len(r.Prompts)*r.N > MaxPrompts {
 		f.fault("prompt", "must have at most %d prompts, times n", MaxPrompts)
 	}
@@ -295,10 +296,7 @@ func ReadCompletion(body []byte) (*CompletionRequest, error) {
 		r.Logprobs = f.whole("logprobs", 0, 0, MaxTopLogprobs)
 	}
 	if r.Echo && r.Logprobs >= 0 {
-		f.fault("logprobs", "cannot be combined with echo: this worker keeps no probabilities of a prompt")
-	}
-	if f.text("suffix") != "" {
-		f.fault("suffix", "is not supported: this worker cannot fill in text")
+		f.fault("logprobs", "cannot be combined with echo: the probabilities of a prompt's tokens are not computed; ask for one of the two")
 	}
 	if best := f.whole("best_of", r.N, 1, math32); best != r.N && f.has("best_of") {
 		f.fault("best_of", "must be as large as n")
@@ -315,7 +313,7 @@ func ReadCompletion(body []byte) (*CompletionRequest, error) {
 const math32 = 1<<31 - 1
 
 // inputs is a text, a list of texts, a list of tokens, or a list of such lists.
-func (f *fields) inputs(name string, most int) []Input {
+func (f *fields) inputs(name string, most int, mayBeEmpty bool) []Input {
 	if !f.has(name) {
 		f.fault(name, "is missing")
 		return nil
@@ -350,7 +348,7 @@ func (f *fields) inputs(name string, most int) []Input {
 		return nil
 	}
 	for i, in := range all {
-		if in.Text == "" && len(in.Tokens) == 0 {
+		if in.Text == "" && len(in.Tokens) == 0 && !mayBeEmpty {
 			at := name
 			if len(all) > 1 {
 				at = fmt.Sprintf("%s[%d]", name, i)
@@ -367,10 +365,11 @@ type EmbeddingRequest struct {
 	Inputs     []Input
 	Base64     bool
 	Dimensions int // 0 for the model's
+	KeepAlive  string
 }
 
 // Needs implements Request.
-func (r *EmbeddingRequest) Needs() (model string, timeout int) { return r.Model, 0 }
+func (r *EmbeddingRequest) Needs() Needs { return Needs{Model: r.Model, KeepAlive: r.KeepAlive} }
 
 // ReadEmbedding reads an EmbeddingRequest. INVALID_REQUEST names all that is wrong with it.
 func ReadEmbedding(body []byte) (*EmbeddingRequest, error) {
@@ -378,7 +377,9 @@ func ReadEmbedding(body []byte) (*EmbeddingRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &EmbeddingRequest{Model: f.text("model"), Inputs: f.inputs("input", MaxInputs), Dimensions: f.whole("dimensions", 0, 1, math32)}
+	r := &EmbeddingRequest{
+		Model: f.text("model"), Inputs: f.inputs("input", MaxInputs, false), Dimensions: f.whole("dimensions", 0, 1, math32), KeepAlive: f.keepAlive(),
+	}
 	switch f.text("encoding_format") {
 	case "", "float":
 	case "base64":

@@ -29,6 +29,7 @@ const (
 	MaxTools       = 256
 	MaxBiases      = 4096
 	MaxTopLogprobs = 20
+	MaxAdapters    = 64
 	maxNameLength  = 64
 )
 
@@ -43,18 +44,23 @@ type Options struct {
 	Sampling     sampling.Params
 	Seeded       bool
 	IgnoreEOS    bool
-	Grammar      string // GBNF, or ""
-	Timeout      int    // seconds, 0 for none
+	Grammar      string           // GBNF, or ""
+	Timeout      int              // seconds, 0 for none
+	KeepAlive    string           // as rbee.KeepAlive writes it
+	LoRA         []rbee.LoRAScale // nil for none named
 }
 
 // Needs implements Request.
-func (o *Options) Needs() (model string, timeout int) { return o.Model, o.Timeout }
+func (o *Options) Needs() Needs { return Needs{o.Model, o.Timeout, o.KeepAlive} }
 
 // Request is what a body was read into.
-type Request interface {
-	// Needs is the model that is asked for, "" for any, and the seconds that the
-	// answer may take, 0 for no bound.
-	Needs() (model string, timeout int)
+type Request interface{ Needs() Needs }
+
+// Needs are what all requests may ask for.
+type Needs struct {
+	Model     string // "" for any
+	Timeout   int    // seconds that the answer may take, 0 for no bound
+	KeepAlive string // how long the worker may be idle afterwards, "" for nothing said
 }
 
 // fields are those of one JSON object, and what is wrong with them.
@@ -200,6 +206,7 @@ func (f *fields) options() Options {
 	if f.has("max_completion_tokens") {
 		o.MaxTokens = f.whole("max_completion_tokens", 0, 1, math.MaxInt)
 	}
+	o.KeepAlive, o.LoRA = f.keepAlive(), f.lora()
 	var seed json.Number
 	if o.Seeded = read(f, "seed", "a whole number", &seed); o.Seeded {
 		o.Sampling.Seed, o.Seeded = wholeSeed(seed)
@@ -211,6 +218,32 @@ func (f *fields) options() Options {
 		o.IncludeUsage = so.flag("include_usage")
 	}
 	return o
+}
+
+func (f *fields) keepAlive() string {
+	var v any
+	read(f, "keep_alive", "a string or a number", &v)
+	text, problem := rbee.KeepAlive(v)
+	if problem != "" {
+		f.fault("keep_alive", "%s", problem)
+	}
+	return text
+}
+
+func (f *fields) lora() []rbee.LoRAScale {
+	if !f.has("lora") {
+		return nil
+	}
+	all := []rbee.LoRAScale{}
+	for _, one := range f.objects("lora", MaxAdapters) {
+		if !one.has("id") {
+			one.fault("id", "is missing")
+		}
+		all = append(all, rbee.LoRAScale{
+			ID: one.whole("id", 0, 0, MaxAdapters), Scale: one.number("scale", 1, -rbee.MaxLoRAScale, rbee.MaxLoRAScale),
+		})
+	}
+	return all
 }
 
 // wholeSeed takes what fits into 64 bits, with a sign or without.

@@ -2,6 +2,7 @@ package openai_test
 
 import (
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -156,13 +157,71 @@ func TestPromptsAndInputs(t *testing.T) {
 			t.Errorf("%.40s: faults %q, want %q; read %+v", c.body, got, c.fields, r)
 		}
 	}
-	_, err := openai.ReadCompletion([]byte(`{"prompt":"a","suffix":"b","echo":true,"logprobs":1,"best_of":3}`))
+	_, err := openai.ReadCompletion([]byte(`{"prompt":"a","suffix":5,"echo":true,"logprobs":1,"best_of":3}`))
 	if got := faults(t, err); !slices.Equal(got, []string{"best_of", "logprobs", "suffix"}) {
 		t.Errorf("the faults are %q", got)
+	}
+	if r, err := openai.ReadCompletion([]byte(`{"prompt":"","suffix":"b"}`)); err != nil || r.Suffix != "b" || len(r.Prompts) != 1 {
+		t.Errorf("a gap at the beginning: %+v, %v", r, err)
 	}
 	_, err = openai.ReadEmbedding([]byte(`{"encoding_format":"int8","dimensions":0}`))
 	if got := faults(t, err); !slices.Equal(got, []string{"dimensions", "encoding_format", "input"}) {
 		t.Errorf("the faults are %q", got)
+	}
+}
+
+func TestHowLongToKeepAliveAndAdapters(t *testing.T) {
+	read := map[string]func(body []byte) (openai.Request, error){
+		`{` + hello:     func(b []byte) (openai.Request, error) { return openai.ReadChat(b) },
+		`{"prompt":"a"`: func(b []byte) (openai.Request, error) { return openai.ReadCompletion(b) },
+		`{"input":"a"`:  func(b []byte) (openai.Request, error) { return openai.ReadEmbedding(b) },
+	}
+	for begin, read := range read {
+		for value, want := range map[string]string{
+			`"5m"`: "5m0s", `300`: "5m0s", `0`: "0", `"0"`: "0", `"forever"`: "forever", `-1`: "forever", `"-1"`: "forever",
+			`"-1m"`: "forever", `1.5`: "1.5s", `"90"`: "1m30s", `null`: "",
+		} {
+			r, err := read([]byte(begin + `,"keep_alive":` + value + `}`))
+			if err != nil || r.Needs().KeepAlive != want {
+				t.Errorf("%s of %s gave %+v, %v", value, begin, r, err)
+			}
+		}
+		for _, bad := range []string{`"soon"`, `""`, `true`, `[]`, `{}`, `1e300`, `"99999999999999999999s"`} {
+			_, err := read([]byte(begin + `,"keep_alive":` + bad + `}`))
+			if got := faults(t, err); !slices.Equal(got, []string{"keep_alive"}) {
+				t.Errorf("%s of %s gave %q", bad, begin, got)
+			}
+		}
+	}
+	r, err := openai.ReadChat([]byte(`{` + hello + `,"lora":[{"id":1,"scale":-0.5},{"id":0}]}`))
+	if err != nil || !slices.Equal(r.LoRA, []rbee.LoRAScale{{ID: 1, Scale: -0.5}, {ID: 0, Scale: 1}}) {
+		t.Errorf("the adapters are %+v, %v", r, err)
+	}
+	if r, err := openai.ReadChat([]byte(`{` + hello + `}`)); err != nil || r.LoRA != nil {
+		t.Errorf("without adapters %+v, %v", r, err)
+	}
+	if r, err := openai.ReadChat([]byte(`{` + hello + `,"lora":[]}`)); err != nil || r.LoRA == nil {
+		t.Errorf("with none of the adapters %+v, %v", r, err)
+	}
+	for bad, want := range map[string]string{
+		`5`: "lora", `[5]`: "lora[0]", `[{}]`: "lora[0].id", `[{"id":-1}]`: "lora[0].id", `[{"id":0,"scale":101}]`: "lora[0].scale", `[{"id":0,"scale":"1"}]`: "lora[0].scale",
+	} {
+		_, err := openai.ReadChat([]byte(`{` + hello + `,"lora":` + bad + `}`))
+		if got := faults(t, err); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s gave %q", bad, got)
+		}
+	}
+}
+
+func TestAnImpossibleTokenHasANumber(t *testing.T) {
+	for _, p := range []float64{math.Inf(-1), math.NaN(), math.Inf(1), -1e300} {
+		got := openai.NewAlternative([]byte("a"), p)
+		if got.Logprob != -9999 || !strings.Contains(string(openai.Encode(got)), `"logprob":-9999,`) {
+			t.Errorf("%g becomes %s", p, openai.Encode(got))
+		}
+	}
+	if got := openai.NewAlternative(nil, -0.5); got.Logprob != -0.5 {
+		t.Errorf("got %+v", got)
 	}
 }
 

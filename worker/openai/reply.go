@@ -65,7 +65,7 @@ type TokenLogprob struct {
 // impossible token gets what OpenAI gives it.
 func NewAlternative(text []byte, logprob float64) Alternative {
 	a := Alternative{Token: string(text), Logprob: max(logprob, -9999), Bytes: make([]int, 0, len(text))}
-	if math.IsNaN(a.Logprob) {
+	if math.IsNaN(a.Logprob) || math.IsInf(a.Logprob, 1) {
 		a.Logprob = -9999
 	}
 	for _, b := range text {
@@ -366,6 +366,9 @@ type ModelMeta struct {
 	Vocabulary    int    `json:"vocabulary,omitempty"`
 	ContextTokens int    `json:"context_tokens,omitempty"`
 	Embedding     int    `json:"embedding_length,omitempty"`
+
+	FillsGaps bool     `json:"fills_gaps,omitempty"`    // completions take a suffix
+	Adapters  []string `json:"lora_adapters,omitempty"` // their names; the id in requests is the place in this list
 }
 
 // ModelList is the body of GET /v1/models.

@@ -56,6 +56,9 @@ func Run(t *testing.T, load engine.Loader, o engine.Options) {
 		{"vectors have length 1 and are of their input", s.embed},
 		{"bad inputs of vectors are refused", s.badInputs},
 		{"slots are told", s.slots},
+		{"a rest gives the KV cache back until the next request", s.rest},
+		{"there is no rest while requests run or wait", s.noRest},
+		{"rests and requests may come at any time", s.restless},
 		{"text survives tokens", s.roundTrip},
 		{"random cancels leak nothing", s.stress},
 	} {
@@ -204,6 +207,17 @@ func (s suite) info(t *testing.T) {
 		}
 		if i.Context != 256 || i.KVTokens < 512 || i.Slots != 3 || i.TrainedContext < 256 {
 			t.Errorf("the room is not as asked: %+v", i)
+		}
+		if i.BOS == "" || i.EOS == "" || len(i.Adapters) != 0 {
+			t.Errorf("the model's tokens are not told: %+v", i)
+		}
+		for _, text := range []string{i.BOS, i.EOS} {
+			if tokens, err := e.Tokenize(text, false); err != nil || len(tokens) != 1 {
+				t.Errorf("%q is %v, %v", text, tokens, err)
+			}
+		}
+		if f := i.FIM; f.OK && (f.Prefix == f.Suffix || f.Suffix == f.Middle) || !f.OK && f != (engine.FIM{}) {
+			t.Errorf("the tokens for filling a gap are %+v", f)
 		}
 		if st := e.Stats(); st.SlotsTotal != 3 || st.QueueSize != 64 || st.KVTotal != i.KVTokens {
 			t.Errorf("stats say %+v", st)

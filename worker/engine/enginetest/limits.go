@@ -27,6 +27,7 @@ func (s suite) badRequests(t *testing.T) {
 			"unknown token":       {Tokens: []engine.Token{math.MaxInt32}, MaxTokens: 1},
 			"broken UTF-8":        {Prompt: "a\xffb", MaxTokens: 1},
 			"top_logprobs":        {Prompt: Story, MaxTokens: 1, Logprobs: true, TopLogprobs: 21},
+			"scales, no adapters": {Prompt: Story, MaxTokens: 1, LoRA: []float32{1}},
 			"bad temperature":     {Prompt: Story, MaxTokens: 1, Sampling: sampling.Params{Temperature: math.NaN()}},
 		} {
 			if _, err := collect(t.Context(), e, r); rbee.CodeOf(err) != rbee.CodeInvalidRequest {

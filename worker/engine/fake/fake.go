@@ -35,6 +35,10 @@ type Engine struct {
 	closed chan struct{} // closed by Close
 
 	steps, promptTokens, generated atomic.Uint64
+
+	mu      sync.Mutex
+	inside  int // requests that run or wait
+	resting bool
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -102,7 +106,7 @@ func load(ctx context.Context, s Script, o engine.Options, progress func(rbee.Lo
 		Name: "fake", Architecture: "fake", Quantisation: "F16", Layers: layers, Vocab: vocabulary(),
 		TrainedContext: trainedContext, Context: o.Context, KVTokens: o.KVTokens,
 		Slots: o.Slots, Threads: o.Threads, SizeBytes: file.Size(), Parameters: 1, Embedding: embedding,
-		Backend: o.Backend, Device: o.Device,
+		Backend: o.Backend, Device: o.Device, BOS: beginText, EOS: endText, FIM: fim, Adapters: o.AdapterNames(),
 	}
 	return e, nil
 }
@@ -145,9 +149,13 @@ func (e *Engine) Detokenize(tokens []engine.Token) []byte {
 // Stats implements engine.Engine.
 func (e *Engine) Stats() engine.Stats {
 	c := e.gate.Counts()
+	total := e.info.KVTokens
+	if e.rests() {
+		total = 0
+	}
 	return engine.Stats{
 		SlotsTotal: e.info.Slots, SlotsBusy: c.Busy, Queued: c.Queued, QueueSize: e.queue,
-		Threads: e.info.Threads, KVUsed: c.CellsUsed, KVTotal: e.info.KVTokens, Steps: e.steps.Load(), Requests: c.Entered,
+		Threads: e.info.Threads, KVUsed: c.CellsUsed, KVTotal: total, Steps: e.steps.Load(), Requests: c.Entered,
 		PromptTokens: e.promptTokens.Load(), GeneratedTokens: e.generated.Load(),
 	}
 }
@@ -196,6 +204,7 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 		return result, err
 	}
 	result.PromptTokens = len(prompt)
+	defer e.come()()
 	called := time.Now()
 	cells := len(prompt) + limit
 	slot, err := e.gate.Enter(ctx, cells)
@@ -224,7 +233,7 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 }
 
 func (e *Engine) prepare(r engine.Request) (prompt []engine.Token, limit int, err error) {
-	if err := engine.CheckRequest(r); err != nil {
+	if err := engine.CheckRequest(r, e.info); err != nil {
 		return nil, 0, err
 	}
 	if e.isClosed() {

@@ -6,7 +6,8 @@ import (
 	"rbee/worker/engine"
 )
 
-// The vocabulary: two special tokens, all bytes, then words.
+// The vocabulary: two special tokens, all bytes, words, then the tokens for
+// filling a gap.
 const (
 	tokenBegin  engine.Token = 0
 	tokenEnd    engine.Token = 1
@@ -20,6 +21,13 @@ const (
 // words begin with a space, as those of most models do.
 var words = strings.Split(" the| bee| flies| to| a| flower| and| hums| softly| in| warm| light|"+
 	" over| green| hills| with| golden| honey|,|.| Blüten", "|")
+
+// gaps are the texts of the tokens for filling a gap.
+var gaps = [...]string{"<fim_prefix>", "<fim_suffix>", "<fim_middle>"}
+
+var fim = engine.FIM{
+	OK: true, Prefix: firstGap(), Suffix: firstGap() + 1, Middle: firstGap() + 2,
+}
 
 // bee is a word of four bytes that the vocabulary has no token for, so that
 // one character is spread over several tokens.
@@ -36,6 +44,9 @@ func makeWordTokens() map[string]engine.Token {
 	for i, w := range words {
 		m[w] = firstWord + engine.Token(i)
 	}
+	for i, g := range gaps {
+		m[g] = firstGap() + engine.Token(i)
+	}
 	return m
 }
 
@@ -47,8 +58,13 @@ func makeByteTable() [][]byte {
 	for _, w := range words {
 		table = append(table, []byte(w))
 	}
+	for _, g := range gaps {
+		table = append(table, []byte(g))
+	}
 	return table
 }
+
+func firstGap() engine.Token { return firstWord + engine.Token(len(words)) }
 
 func vocabulary() int { return len(byteTable) }
 

@@ -17,6 +17,7 @@ import (
 	"rbee/internal/engines/enginestest"
 	"rbee/worker/engine"
 	"rbee/worker/engine/sampling"
+	"rbee/worker/engine/threads"
 	"rbee/worker/grammar"
 )
 
@@ -346,4 +347,36 @@ func BenchmarkStreamsBesidePrompts(b *testing.B) {
 	b.ReportMetric(p50.Seconds()*1000, "p50-ms")
 	b.ReportMetric(p99.Seconds()/p50.Seconds(), "p99/p50")
 	b.ReportMetric(loaded[len(loaded)/2].Seconds()/unloaded[len(unloaded)/2].Seconds(), "short-ttft-ratio")
+}
+
+// BenchmarkDraftModel measures a model with a draft that guesses right and is many
+// times as fast: bee-tiny for itself with layers that only take time.
+func BenchmarkDraftModel(b *testing.B) {
+	deep := tiny(b).deeper(120).write(b, "deep")
+	load := func(draft string, tokens int) *Engine {
+		return loadAs(b, func(o *engine.Options) { o.ModelPath, o.DraftModel, o.DraftTokens = deep, draft, tokens }, isWhole)
+	}
+	engines := []*Engine{load("", 0), load(tinyPath(b), 0), load(tiny(b).stranger().write(b, "stranger"), 0)}
+	took := make([][]float64, len(engines))
+	const n = 300
+	for round := 0; b.Loop(); round++ {
+		for i, e := range engines {
+			r := engine.Request{Prompt: "Once upon a time " + strconv.Itoa(round), MaxTokens: n, IgnoreEOS: true}
+			r.Sampling = sampling.Params{Temperature: 1, Seed: uint64(round)}
+			used := threads.CPUTime() // other programs may take the CPU
+			result, err := e.Generate(b.Context(), r, func(engine.Piece) bool { return true })
+			if err != nil || result.Tokens != n {
+				b.Fatalf("%+v, %v", result, err)
+			}
+			took[i] = append(took[i], (threads.CPUTime() - used).Seconds())
+		}
+	}
+	for i := range took {
+		slices.Sort(took[i])
+	}
+	plain := took[0][len(took[0])/2]
+	s := engines[1].Stats()
+	b.Logf("of %d guesses %d came true", s.ModelDrafts, s.ModelAccepted)
+	b.ReportMetric(plain/took[1][len(took[1])/2], "times-as-fast")
+	b.ReportMetric(plain/took[2][len(took[2])/2], "with-a-stranger")
 }

@@ -18,6 +18,57 @@ const (
 	mostLapse    = 2 // steps in which to go on where the last match left off
 )
 
+// propose drafts what may come after the last tokens of the sequences that decode,
+// beside their rows: if nothing else is in the step, which would be longer for it.
+func (e *Engine) propose(rows int, alone bool) {
+	for _, seq := range e.active {
+		seq.draft = seq.draft[:0]
+	}
+	if e.guesser != nil {
+		e.guesser.forget()
+	}
+	if !alone || e.maxDraft <= 0 {
+		return
+	}
+	var none []*sequence // for which lookup finds nothing
+	for _, seq := range e.active {
+		if !seq.decoding() || seq.blocked() {
+			continue
+		}
+		limit := min(e.draftRoom(seq), e.outputs-rows, e.book.Available()-rows)
+		if limit < 1 {
+			continue
+		}
+		seq.draft = seq.drafter.propose(seq.tokens, rows, limit, e.pace.times.price, seq.draft)
+		if rows += len(seq.draft); len(seq.draft) == 0 {
+			none = append(none, seq)
+		}
+	}
+	if e.guesser != nil && len(none) > 0 {
+		e.guess(none, rows)
+	}
+}
+
+// draftRoom is how many tokens more than the next one a sequence can take.
+func (e *Engine) draftRoom(seq *sequence) int {
+	return min(e.maxDraft, seq.limit-seq.made()-1, cap(seq.out)-len(seq.out)-1)
+}
+
+// learnDraft hears how many of a sequence's drafts came true.
+func (e *Engine) learnDraft(seq *sequence, accepted int) {
+	n := len(seq.draft)
+	if e.guesser != nil && e.guesser.learn(seq.slot, accepted) {
+		e.count.ModelDrafts += uint64(n)
+		e.count.ModelAccepted += uint64(accepted)
+	} else {
+		seq.drafter.learn(n, accepted)
+	}
+	seq.result.DraftTokens += n
+	seq.result.AcceptedTokens += accepted
+	e.count.DraftTokens += uint64(n)
+	e.count.AcceptedTokens += uint64(accepted)
+}
+
 // drafter decides how much to guess for one request. Its budget is in decode
 // steps: a token that came true is a step saved, a row costs a part of one. A
 // request thus never loses more than a fixed part of its time.
@@ -115,34 +166,62 @@ func lookup(text []engine.Token) int {
 	return at
 }
 
-// stepTimes are how long steps took of late by their rows, in seconds, 0 if unknown.
-type stepTimes [64 + maxDraft + 1]float64
+// stepTimes are how long steps take by their rows. A machine that has other things
+// to do makes all of them longer, so there is one number for how fast it is of late,
+// and the others say how much longer more rows take.
+type stepTimes struct {
+	level float64               // seconds, 0 if no step is known
+	shape [mostRows + 1]float64 // in parts of the level, 0 if unknown
+}
+
+// mostRows is the most rows of a step whose time is learned.
+const mostRows = 64 + maxDraft
 
 // learn takes a step of so many rows without prompts.
 func (t *stepTimes) learn(rows int, seconds float64) {
-	if rows >= len(t) {
+	if rows >= len(t.shape) {
 		return
 	}
-	if known := t[rows]; known > 0 {
-		// Steps that stood still say nothing about rows.
-		seconds = known + (min(seconds, 2*known)-known)/8
+	if t.level == 0 {
+		t.level, t.shape[rows] = seconds/guessedTime(rows), guessedTime(rows)
+		return
 	}
-	t[rows] = seconds
+	if t.shape[rows] == 0 {
+		t.shape[rows] = seconds / t.level
+		return
+	}
+	// Steps that stood still say little.
+	off := min(seconds/(t.level*t.shape[rows]), 2) - 1
+	t.level *= 1 + off/4
+	t.shape[rows] *= 1 + off/8
 }
 
 // guessedRow is the part of a one-row step that a row more takes, until it is known.
 const guessedRow = 0.35
 
-// of is the time of a step, guessed from the nearest known one if need be, 0 if none is known.
-func (t *stepTimes) of(rows int) float64 {
-	for off := range len(t) {
-		for _, r := range [2]int{rows - off, rows + off} {
-			if r > 0 && r < len(t) && t[r] > 0 {
-				return t[r] * guessedTime(rows) / guessedTime(r)
+// of is the time of a step, guessed from the nearest known one if need be, 0 if
+// none is known.
+func (t *stepTimes) of(rows int) float64 { return t.level * t.relative(rows) }
+
+// relative is the same in parts of the level. It is never more than for more rows:
+// a step that stood still must not speak against its rows for ever.
+func (t *stepTimes) relative(rows int) float64 {
+	least := 0.0
+	for off := range len(t.shape) {
+		if r := rows - off; least == 0 && r > 0 && r < len(t.shape) && t.shape[r] > 0 {
+			least = t.shape[r] * guessedTime(rows) / guessedTime(r)
+		}
+		if r := rows + off; r < len(t.shape) && t.shape[r] > 0 {
+			known := t.shape[r]
+			if least == 0 {
+				known *= guessedTime(rows) / guessedTime(r)
+			}
+			if least == 0 || known < least {
+				least = known
 			}
 		}
 	}
-	return 0
+	return least
 }
 
 // guessedTime is the time of a step in times of a step of one row.
@@ -151,7 +230,7 @@ func guessedTime(rows int) float64 { return 1 + guessedRow*float64(rows-1) }
 // price is what more rows cost beside others, in parts of the time that a step
 // of these takes for each token.
 func (t *stepTimes) price(rows, more int) float64 {
-	base, all := t.of(rows), t.of(rows+more)
+	base, all := t.relative(rows), t.relative(rows+more)
 	if base == 0 {
 		base, all = guessedTime(rows), guessedTime(rows+more)
 	}
@@ -161,8 +240,8 @@ func (t *stepTimes) price(rows, more int) float64 {
 // padding says whether a step of so many rows is shorter with one row more. It
 // tries once it knows how long it is without.
 func (t *stepTimes) padding(rows int) bool {
-	if rows%rowBlock != rowBlock-1 || rows+1 >= len(t) || t[rows] == 0 {
+	if rows%rowBlock != rowBlock-1 || rows >= mostRows || t.shape[rows] == 0 {
 		return false
 	}
-	return t[rows+1] < 0.97*t[rows]
+	return t.shape[rows+1] < 0.97*t.shape[rows]
 }

@@ -100,6 +100,12 @@ func TestThePriceOfRowsIsLearned(t *testing.T) {
 		times.learn(rows, 0.002+0.001*float64(rows))
 	}
 	times.learn(1, 10) // stood still
+	for i := range 40 {
+		times.learn(1, 0.009) // the machine is three times as slow
+		if i%20 == 19 {
+			times.learn(5, 0.021)
+		}
+	}
 	for _, c := range []struct {
 		rows, more int
 		want       float64
@@ -174,7 +180,7 @@ func TestARowIsAddedWhereThatMakesAStepShorter(t *testing.T) {
 		{"a whole block", 4, 0.008, 0.006, false},
 	} {
 		var times stepTimes
-		times[c.rows], times[c.rows+1] = c.without, c.with
+		times.shape[c.rows], times.shape[c.rows+1] = c.without, c.with
 		if got := times.padding(c.rows); got != c.expected {
 			t.Errorf("%s: %t", c.name, got)
 		}

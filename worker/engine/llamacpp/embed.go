@@ -31,7 +31,6 @@ type embedJob struct {
 // don't, so they have a context of their own, made when first needed.
 type embeds struct {
 	waiting []*embedJob // guarded by the engine's mutex
-	options engine.Options
 	pooling llama.PoolingType
 	causal  bool // tokens see only what is before them
 	context llama.Context
@@ -165,8 +164,7 @@ func (e *Engine) embedStep(job *embedJob) error {
 			break // a long input has batches of its own
 		}
 	}
-	e.useThreads()
-	llama.SetNThreads(e.embeds.context, int32(e.threads), int32(e.threads))
+	llama.SetNThreads(e.embeds.context, int32(e.pace.threads), int32(e.pace.threads))
 	if code, err := llama.Decode(e.embeds.context, e.embeds.batch); err != nil || code != 0 {
 		return rbee.Errorf(rbee.CodeInternalError, "cannot embed: llama.cpp could not compute the batch (code %d)", code)
 	}
@@ -231,7 +229,7 @@ func (e *Engine) embedContext(tokens int) error {
 	}
 	e.freeEmbeds()
 	params := llama.ContextDefaultParams()
-	setCommon(&params, e.embeds.options)
+	setCommon(&params, e.options)
 	params.NCtx, params.NSeqMax = uint32(size), embedSequences
 	params.KVUnified, params.Embeddings = 1, 1
 	params.PoolingType = llama.PoolingTypeNone // ours works over batches

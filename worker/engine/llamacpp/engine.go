@@ -35,25 +35,31 @@ type Engine struct {
 
 	mu      sync.Mutex
 	line    line
-	figures engine.Stats // as of the last step
+	rests   []chan<- error // answers to those who ask for a rest
+	figures engine.Stats   // as of the last step
 	doing   []engine.SlotInfo
 	ending  atomic.Bool // set by Close
 
 	// Everything below belongs to the loop.
+	options  engine.Options
 	model    llama.Model
 	vocab    llama.Vocab
 	context  llama.Context
+	resting  bool // there is no context
 	memory   llama.Memory
 	batch    llama.Batch
 	adapters []llama.AdapterLora
 	scales   []float32   // of the adapters
 	threads  int         // that the context has
 	cellTime float64     // seconds that a row takes to pass over a KV cell of another sequence
-	padID    llama.SeqId // sequence of rows that fill up a batch, 0 if there is none
-	padded   bool        // the batch has such a row
+	scratch  llama.SeqId // a sequence that is nobody's, 0 if there is none
+	turns    bool        // prompts and streams are computed in steps of their own, which CPUs do faster
+	pads     bool        // batches are filled up with rows of it where that is faster
+	padding  int         // rows of the batch that are such
 	outputs  int         // rows of logits that a batch may ask for
 	book     *slots.Book
 	noReuse  bool // prompts are computed anew
+	keepsAll bool // nothing is packed to make steps shorter
 	whole    bool // sequences can't be shared or cut
 	count    engine.Stats
 
@@ -70,7 +76,8 @@ type Engine struct {
 	watching     bool
 	pace         pace
 	maxDraft     int
-	parallelFrom int // logits of a step from which they are sampled in parallel
+	guesser      *draftModel // nil without a draft model
+	parallelFrom int         // logits of a step from which they are sampled in parallel
 	embeds       embeds
 }
 
@@ -153,8 +160,11 @@ func (e *Engine) publish() {
 	defer e.mu.Unlock()
 	s := e.count
 	s.SlotsTotal, s.SlotsBusy, s.QueueSize = e.info.Slots, len(e.active), e.queue
-	s.KVTotal = e.info.KVTokens
+	if !e.resting {
+		s.KVTotal = e.info.KVTokens
+	}
 	s.KVUsed, s.KVCached = e.book.Used()
+	s.KVPacked, s.PackBytes = e.book.Packed()
 	s.Threads = e.pace.threads
 	e.figures = s
 	for i := range e.doing {
@@ -177,8 +187,8 @@ func (e *Engine) publish() {
 
 // Close implements engine.Engine. A batch that is being computed is given up.
 func (e *Engine) Close() error {
+	e.closeLine() // first: the loop, which ends then, empties the line once
 	e.ending.Store(true)
-	e.closeLine()
 	e.nudge()
 	e.loop.Wait()
 	return nil
@@ -211,7 +221,7 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 
 // prepare checks a request and makes its sequence, before it waits for anything.
 func (e *Engine) prepare(r engine.Request) (*sequence, error) {
-	if err := engine.CheckRequest(r); err != nil {
+	if err := engine.CheckRequest(r, e.info); err != nil {
 		return nil, err
 	}
 	if e.ending.Load() {

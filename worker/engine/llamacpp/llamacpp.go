@@ -3,8 +3,8 @@
 //
 // One goroutine owns the model and its context. Requests wait in a line for a
 // slot and KV cells. Each step of the loop builds one batch, first a token for
-// each slot that generates, with what prompt lookup expects after it, then
-// pieces of prompts, computes it, and samples. A prompt therefore never stalls
+// each slot that generates, with what prompt lookup, or else the draft model,
+// expects after it, then pieces of prompts, computes it, and samples. A prompt therefore never stalls
 // running streams, and a reader that is slow holds up its own sequence only.
 //
 // A request gets a slot when its prompt and a part of its answer fit. If the KV
@@ -27,6 +27,9 @@
 // tests within a few hundredths, and a tenth at most, of the logarithm of their
 // probabilities). Drafts are accepted only if they are what the sampler picks from
 // the same random numbers, so they change texts for that one reason, too.
+//
+// Models see texts only, no pictures: the libraries that the engine is fetched as
+// have no libmtmd, the part of llama.cpp that reads them.
 //
 // The package knows nothing of HTTP or processes, and nothing outside it
 // imports the binding to llama.cpp.
@@ -119,9 +122,14 @@ func (e *Engine) load(
 		return err
 	}
 	e.whole = whole(e.model)
-	if err := e.makeContext(o, device); err != nil {
+	if err := e.loadDraft(ctx, o, device); err != nil {
 		return err
 	}
+	e.options = o
+	if err := e.makeContext(); err != nil {
+		return err
+	}
+	e.batch = llama.BatchInit(batchTokens, 0, 1)
 	e.describe(o, header)
 	e.queue = o.Queue
 	e.cellTime = headTime
@@ -129,7 +137,7 @@ func (e *Engine) load(
 		e.cellTime = deviceTime
 	}
 	e.cellTime *= float64(max(1, llama.ModelNHead(e.model))) * float64(max(1, llama.ModelNLayer(e.model)))
-	e.threads, e.pace.threads = o.Threads, o.Threads
+	e.pace.threads = o.Threads
 	e.pace.policy = threads.NewPolicy(o.Threads, threads.IdleWatch(os.DirFS("/")))
 	e.makeSlots(o)
 	return nil
@@ -173,27 +181,42 @@ func (e *Engine) loadModel(
 	return nil
 }
 
-func (e *Engine) makeContext(o engine.Options, device device) error {
+// makeContext makes what computes, and the KV cache.
+func (e *Engine) makeContext() error {
 	var err error
-	params := contextParams(o, e.whole)
+	params := contextParams(e.options, e.whole)
 	if e.context, err = llama.InitFromModel(e.model, params); err != nil {
-		return e.lib.explain("make room for the context", device.info.Kind)
+		return e.lib.explain("make room for the context", e.options.Backend)
 	}
-	e.outputs = int(params.NOutputsMax)
-	e.embeds.options = o
+	if e.guesser != nil {
+		if err := e.guesser.makeContext(e.lib, e.options); err != nil {
+			return err
+		}
+	}
+	e.outputs, e.threads, e.watching = int(params.NOutputsMax), e.options.Threads, false
 	// A model that keeps no memory of what it reads gives vectors only.
 	e.memory, _ = llama.GetMemory(e.context)
 	if err := e.useAdapters(e.context); err != nil {
 		return err
 	}
-	if device.info.Kind != rbee.BackendCPU {
+	if e.options.Backend != rbee.BackendCPU {
 		// Makes the device's kernels now, not in the first request.
 		if err := llama.Warmup(e.context, e.model); err != nil {
-			return e.lib.explain("warm up the device", device.info.Kind)
+			return e.lib.explain("warm up the device", e.options.Backend)
 		}
 	}
-	e.batch = llama.BatchInit(batchTokens, 0, 1)
 	return nil
+}
+
+// freeContext gives back what makeContext took.
+func (e *Engine) freeContext() {
+	if e.guesser != nil {
+		e.guesser.freeContext()
+	}
+	if e.context != 0 {
+		_ = llama.Free(e.context) // fails for a zero handle only
+	}
+	e.context, e.memory = 0, 0
 }
 
 func (e *Engine) describe(o engine.Options, header gguf.File) {
@@ -220,7 +243,31 @@ func (e *Engine) describe(o engine.Options, header gguf.File) {
 		Parameters:     llama.ModelNParams(e.model),
 		Backend:        o.Backend,
 		Device:         o.Device,
+		BOS:            e.textOf(llama.VocabBOS(e.vocab)),
+		EOS:            e.textOf(llama.VocabEOS(e.vocab)),
+		FIM:            e.fim(),
+		Adapters:       o.AdapterNames(),
 	}
+}
+
+// textOf is a token of the vocabulary as it is written there, "" if it has no such token.
+func (e *Engine) textOf(t llama.Token) string {
+	if t < 0 {
+		return ""
+	}
+	return llama.VocabGetText(e.vocab, t)
+}
+
+func (e *Engine) fim() engine.FIM {
+	f := engine.FIM{
+		Prefix: engine.Token(llama.VocabFIMPre(e.vocab)),
+		Suffix: engine.Token(llama.VocabFIMSuf(e.vocab)),
+		Middle: engine.Token(llama.VocabFIMMid(e.vocab)),
+	}
+	if f.OK = min(f.Prefix, f.Suffix, f.Middle) >= 0; !f.OK {
+		return engine.FIM{}
+	}
+	return f
 }
 
 // free gives back what load took; it runs on the loop's thread, after the loop.
@@ -235,11 +282,12 @@ func (e *Engine) free() {
 	if e.batch.Token != nil {
 		_ = llama.BatchFree(e.batch) // never fails
 	}
-	if e.context != 0 {
-		_ = llama.Free(e.context) // fails for a zero handle only
-	}
+	e.freeContext()
 	for _, a := range e.adapters {
 		_ = llama.AdapterLoraFree(a) // fails for a zero handle only
+	}
+	if e.guesser != nil {
+		e.guesser.free()
 	}
 	if e.model != 0 {
 		_ = llama.ModelFree(e.model) // fails for a zero handle only

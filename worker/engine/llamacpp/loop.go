@@ -20,17 +20,24 @@ func (e *Engine) makeSlots(o engine.Options) {
 		e.spareSlots = append(e.spareSlots, s)
 	}
 	e.doing = make([]engine.SlotInfo, o.Slots)
+	e.turns = o.Backend == rbee.BackendCPU
 	e.noReuse = o.NoPrefixCache
 	e.maxDraft = min(o.DraftTokens, maxDraft)
 	if e.whole {
 		e.maxDraft = 0 // wrong guesses could not be taken back
 	}
 	n := sequences(o, e.whole)
-	if o.Backend == rbee.BackendCPU && !e.whole {
-		n--
-		e.padID = llama.SeqId(n)
+	packed := max(0, o.PrefixMemory)
+	if e.whole || e.noReuse {
+		packed = 0
 	}
-	e.book = slots.NewBook(n, e.info.KVTokens, cells{e.memory}, e.whole || e.noReuse)
+	e.keepsAll = packed == 0
+	if !e.whole {
+		n--
+		e.scratch = llama.SeqId(n)
+		e.pads = e.turns
+	}
+	e.book = slots.NewBook(n, e.info.KVTokens, (*cells)(e), e.whole || e.noReuse, packed)
 	e.pieces = make([][]byte, e.info.Vocab)
 	e.ends = make([]bool, e.info.Vocab)
 	for t := range e.info.Vocab {
@@ -48,22 +55,6 @@ func (e *Engine) makeSlots(o engine.Options) {
 	e.abortID = e.lib.next.Add(1)
 	e.lib.watched.Store(e.abortID, e.abandoned)
 	e.publish()
-}
-
-// cells is llama.cpp's KV cache for a slots.Book.
-type cells struct{ memory llama.Memory }
-
-// Share implements slots.Memory.
-func (c cells) Share(from, to, n int) {
-	_ = llama.MemorySeqCp(c.memory, llama.SeqId(from), llama.SeqId(to), 0, llama.Pos(n))
-}
-
-// Cut implements slots.Memory.
-func (c cells) Cut(seq, n int) {
-	if n == 0 {
-		n = -1 // whole sequences are what every memory can remove
-	}
-	_, _ = llama.MemorySeqRm(c.memory, llama.SeqId(seq), llama.Pos(n), -1)
 }
 
 // forgetCells empties the KV cache and forgets where the next cell was to be.
@@ -84,6 +75,7 @@ func (e *Engine) run() {
 		e.end(seq, rbee.StopShutdown, nil)
 	}
 	e.endEmbeds()
+	e.endRests()
 }
 
 // gather lets go of sequences whose reader left and takes up new ones. It
@@ -100,6 +92,7 @@ func (e *Engine) gather() bool {
 	for _, seq := range e.takeQuitters() {
 		e.end(seq, rbee.StopCanceled, nil)
 	}
+	e.settle()
 	e.admit()
 	return true
 }
@@ -119,13 +112,33 @@ func (e *Engine) fill() int {
 	if rows+len(filling) == 0 {
 		return 0
 	}
-	for _, seq := range e.active {
-		if seq.decoding() && !seq.blocked() {
-			e.addDecode(seq, rows, len(filling) == 0)
+	streams, prompts := rows > 0, len(filling) > 0
+	if !streams {
+		e.pace.owed = 0
+	}
+	if streams && prompts && e.turns {
+		streams = !e.pace.promptsTurn(rows, short(filling))
+		prompts = !streams
+	}
+	if prompts && !streams {
+		e.fillPrompts(filling, rows)
+		streams = e.batch.NTokens == 0 // there are no cells for prompts
+		prompts = !streams
+	}
+	if streams {
+		e.propose(rows, !prompts)
+		for _, seq := range e.active {
+			if seq.decoding() && !seq.blocked() {
+				e.addDecode(seq)
+			}
+		}
+		if prompts {
+			e.fillPrompts(filling, rows)
 		}
 	}
-	e.fillPrompts(filling)
-	e.pad(len(filling))
+	// What is available may be taken by what is only kept.
+	e.book.Room(int(e.batch.NTokens))
+	e.pad(streams)
 	if e.batch.NTokens == 0 && len(filling) > 0 && len(e.active) > 1 {
 		// Readers that are behind hold the KV cells that others wait for.
 		e.putBack(e.youngest())
@@ -156,49 +169,55 @@ func (e *Engine) makeRoom() int {
 }
 
 // addDecode puts a sequence's last token into the batch, and what may follow it.
-func (e *Engine) addDecode(seq *sequence, rows int, alone bool) {
+func (e *Engine) addDecode(seq *sequence) {
 	seq.row = e.batch.NTokens
-	seq.draft = seq.draft[:0]
 	e.add(seq.tokens[seq.fed], seq.fed, seq, true)
 	seq.fed++
 	e.computed = append(e.computed, seq)
-	if !alone || e.maxDraft <= 0 {
-		return
-	}
-	limit := min(e.maxDraft,
-		e.outputs-rows-(int(e.batch.NTokens)-len(e.computed)),          // rows that are left
-		seq.limit-seq.made()-1,                                         // tokens that are wanted
-		cap(seq.out)-len(seq.out)-1,                                    // tokens that the reader has room for
-		e.book.Available()-rows-(int(e.batch.NTokens)-len(e.computed)), // cells
-	)
-	if limit < 1 {
-		return
-	}
-	drafts := int(e.batch.NTokens) - len(e.computed) // of others in this step
-	seq.draft = seq.drafter.propose(seq.tokens, rows+drafts, limit, e.pace.times.price, seq.draft)
 	for i, t := range seq.draft {
 		e.add(t, seq.fed+i, seq, true)
 	}
 }
 
-// pad adds a row that nobody needs where that makes a step shorter: see rowBlock.
-func (e *Engine) pad(filling int) {
-	rows := int(e.batch.NTokens)
-	e.padded = e.padID > 0 && filling == 0 && e.pace.times.padding(rows) && e.book.Available() > rows && e.book.Room(rows+1)
-	if e.padded {
-		// It fails for a full batch only.
-		_ = e.batch.Add(0, 0, []llama.SeqId{e.padID}, false)
+// pad adds rows that nobody needs where that makes a step shorter: see rowBlock.
+func (e *Engine) pad(streams bool) {
+	tokens := int(e.batch.NTokens)
+	n := -tokens & (rowBlock - 1)
+	e.padding = 0
+	switch {
+	case !e.pads || n == 0 || tokens == 0 || tokens+n > batchTokens:
+		return
+	case streams && !e.pace.times.padding(tokens), !streams && n == rowBlock-1:
+		return // the rows would take longer
+	case !e.book.Room(tokens + n):
+		return
 	}
+	for i := range n {
+		_ = e.batch.Add(0, llama.Pos(i), []llama.SeqId{e.scratch}, false)
+	}
+	e.padding = n
+}
+
+// short is how many of those whose prompts are to be computed are soon done.
+func short(filling []*sequence) (n int) {
+	for _, seq := range filling {
+		if seq.rest() <= shortPrompt {
+			n++
+		}
+	}
+	return n
 }
 
 // fillPrompts gives the room that is left to prompts. The shortest comes first,
 // so that a short one need not wait for a long one, but in one of four steps
 // the oldest does, so that a long one gets done beside any number of short ones.
-func (e *Engine) fillPrompts(filling []*sequence) {
+// So many streams are in the step already, or wait for theirs.
+func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 	room := batchTokens - int(e.batch.NTokens)
+	cells := e.book.Available() - max(streams, int(e.batch.NTokens))
 	long, all := room, room
-	if len(e.computed) > 0 {
-		if long, all = e.pace.share(); e.pace.mixed >= mostMixed {
+	if streams > 0 {
+		if long, all = e.pace.share(e.turns); e.pace.mixed >= mostMixed {
 			long, all = 0, 0
 		}
 	}
@@ -215,7 +234,10 @@ func (e *Engine) fillPrompts(filling []*sequence) {
 			limit = all
 		}
 		taken := int(e.batch.NTokens) - begin
-		n := min(room-taken, limit-taken, seq.rest(), e.book.Available()-int(e.batch.NTokens))
+		if taken == 0 && seq.rest() <= limit+limit/2 {
+			limit = seq.rest() // rather than leave a little
+		}
+		n := min(room-taken, limit-taken, seq.rest(), cells-taken)
 		if seq.held == nil || n < 1 {
 			continue // put back, or no room in this step
 		}
@@ -234,8 +256,6 @@ func (e *Engine) fillPrompts(filling []*sequence) {
 		}
 		e.computed = append(e.computed, seq)
 	}
-	// What is available may be taken by what is only kept.
-	e.book.Room(int(e.batch.NTokens))
 }
 
 func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
@@ -254,8 +274,10 @@ func (e *Engine) compute() {
 			step.rows += 1 + len(seq.draft)
 		}
 	}
-	if e.padded {
-		step.rows++
+	if step.rows > 0 {
+		step.rows += e.padding
+	} else {
+		step.tokens -= e.padding
 	}
 	prompt := step.tokens - step.rows
 	e.watch(prompt >= minPromptShare || e.pace.last >= watchFrom)
@@ -263,6 +285,9 @@ func (e *Engine) compute() {
 
 	e.pace.start()
 	code, err := llama.Decode(e.context, e.batch)
+	if e.padding > 0 {
+		(*cells)(e).Cut(int(e.scratch), 0)
+	}
 	if err != nil || code != 0 {
 		e.giveUp(code)
 		return
@@ -272,9 +297,6 @@ func (e *Engine) compute() {
 		e.book.Grow(seq.held, append(seq.tokens[:seq.fed], seq.draft...))
 	}
 	e.pace.computed()
-	if e.padded {
-		cells{e.memory}.Cut(int(e.padID), 0)
-	}
 	e.sample()
 	step.time = e.pace.stop(step)
 	e.count.Steps++
@@ -302,11 +324,7 @@ func (e *Engine) judge(seq *sequence) {
 	if p := seq.picked[accepted]; accepted < n && p.token == seq.draft[accepted] {
 		accepted++ // the end of the answer was guessed, too
 	}
-	seq.drafter.learn(n, accepted)
-	seq.result.DraftTokens += n
-	seq.result.AcceptedTokens += accepted
-	e.count.DraftTokens += uint64(n)
-	e.count.AcceptedTokens += uint64(accepted)
+	e.learnDraft(seq, accepted)
 	seq.fed += accepted
 	e.book.Cut(seq.held, seq.fed)
 }

@@ -159,18 +159,41 @@ func TestPromptsTakeAboutAsMuchTimeAsStreams(t *testing.T) {
 		decode time.Duration
 		long   int
 		all    int
+		turns  int // of all, where prompts have steps of their own
 	}{
-		{"nothing is known", 0, 0, 16, 16},
-		{"a slow prompt", 100, time.Millisecond, 16, 16},
-		{"fast streams get a little", 2000, time.Millisecond, 16, 32},
-		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 80},
-		{"slow streams get no long pause", 2000, time.Second, 192, 192},
-		{"no more than a batch", 1e6, time.Second, 512, 512},
+		{"nothing is known", 0, 0, 16, 16, 16},
+		{"a slow prompt", 100, time.Millisecond, 16, 16, 16},
+		{"fast streams get a little", 2000, time.Millisecond, 16, 32, 192},
+		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 80, 192},
+		{"slow streams get no long pause", 2000, 50 * time.Millisecond, 96, 192, 400},
+		{"no more than a batch", 1e6, time.Second, 512, 512, 512},
 	} {
 		p := pace{promptSpeed: c.speed, decode: c.decode}
-		if long, all := p.share(); long != c.long || all != c.all {
+		if long, all := p.share(false); long != c.long || all != c.all {
 			t.Errorf("%s: a step takes %d tokens of long prompts and %d of all, want %d and %d", c.name, long, all, c.long, c.all)
 		}
+		if long, all := p.share(true); long != c.long || all != c.turns {
+			t.Errorf("%s: a step of its own takes %d tokens of long prompts and %d of all, want %d and %d", c.name, long, all, c.long, c.turns)
+		}
+	}
+}
+
+func TestPromptsAndStreamsTakeTurns(t *testing.T) {
+	var p pace
+	const many, few, wait = 16, 3, 50 * time.Millisecond
+	if !p.promptsTurn(many, few) {
+		t.Error("after a step of the streams it is not the prompts' turn")
+	}
+	p.owed, p.last = wait, wait
+	if p.promptsTurn(many, few) {
+		t.Error("after a step of prompts it is not the streams' turn")
+	}
+	if !p.promptsTurn(few, many) {
+		t.Error("the few streams do not wait for the many prompts")
+	}
+	p.owed = mostTurns
+	if p.promptsTurn(few, many) {
+		t.Error("the few streams wait for ever")
 	}
 }
 
@@ -180,6 +203,9 @@ type noMemory struct{}
 func (noMemory) Share(int, int, int) {}
 func (noMemory) Cut(int, int)        {}
 
+func (noMemory) Pack(int, int, int, func(int) []byte) []byte { return nil }
+func (noMemory) Unpack([]byte, int, int, int) bool           { return false }
+
 // still is an engine whose loop does not run; nothing is computed.
 func still(t *testing.T) *Engine {
 	t.Helper()
@@ -187,7 +213,7 @@ func still(t *testing.T) *Engine {
 		t.Fatal(err)
 	}
 	e := &Engine{
-		batch: llama.BatchInit(batchTokens, 0, 1), book: slots.NewBook(8, 4096, noMemory{}, false),
+		batch: llama.BatchInit(batchTokens, 0, 1), book: slots.NewBook(8, 4096, noMemory{}, false, 0),
 		info: engine.Info{Slots: 4, Vocab: 1000}, spareSlots: []int{3, 2, 1, 0},
 		wake: make(chan struct{}, 1), outputs: 4 + maxDraft, maxDraft: maxDraft, queue: 100,
 	}

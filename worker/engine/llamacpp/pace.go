@@ -14,8 +14,8 @@ const (
 	// batches repeat.
 	minPromptShare = 16
 
-	// Beside running streams a step spends about as much time on prompts as on
-	// the streams, so that a long prompt does not show as a pause in them, but
+	// Beside running streams about as much time goes to long prompts as to the
+	// streams, so that a long prompt does not show as a pause in them, but at a time
 	// no less and no more than this.
 	leastShare = 10 * time.Millisecond
 	mostShare  = 100 * time.Millisecond
@@ -24,9 +24,18 @@ const (
 	// the streams take.
 	mostMixed = 16
 
-	// A short prompt may have more of a step: it is soon done.
+	// A short prompt may have more time: it is soon done.
 	shortPrompt = 256 // tokens
 	shortTimes  = 2
+
+	// Where prompts have steps of their own small ones cost more, and it is worth
+	// while to compute a short prompt at once.
+	shortTurn      = 100 * time.Millisecond
+	shortTurnTimes = 4
+	// With a short prompt for every few streams several such steps may follow one
+	// another, for so long: together all are done sooner.
+	fewStreams = 4
+	mostTurns  = time.Second
 )
 
 // watchFrom is how long steps have to take before llama.cpp asks during a step
@@ -41,6 +50,7 @@ type pace struct {
 	decode      time.Duration // of the rows that decode in a step, of late
 	rows        int           // that decode in a step, of late
 	mixed       int           // steps since the last one that had no prompts
+	owed        time.Duration // since the last step that had streams
 	times       stepTimes
 	onCPU       bool
 	threads     int // of the next step
@@ -75,6 +85,10 @@ func (p *pace) stop(s step) time.Duration {
 	took := time.Since(p.began)
 	p.last = took
 	prompt := s.tokens - s.rows
+	p.owed += took
+	if s.rows > 0 {
+		p.owed = 0
+	}
 	switch {
 	case prompt == 0:
 		p.times.learn(s.rows, p.batch.Time.Seconds())
@@ -109,10 +123,20 @@ func (p *pace) learnSpeed(tokens int, short bool, took time.Duration) {
 	*of += (speed - *of) / 4
 }
 
+// promptsTurn says whether the next step is for prompts, where prompts and streams
+// have steps of their own. So many prompts are short.
+func (p *pace) promptsTurn(streams, short int) bool {
+	return p.owed == 0 || short*fewStreams >= streams && p.owed < mostTurns
+}
+
 // share is how many tokens of long prompts, and how many of prompts altogether, a
-// step takes beside streams.
-func (p *pace) share() (long, all int) {
+// step takes beside streams, or between their steps.
+func (p *pace) share(turns bool) (long, all int) {
 	span := min(max(p.decode, leastShare), mostShare)
+	short := min(shortTimes*span, mostShare)
+	if turns {
+		short = max(shortTurn, shortTurnTimes*p.decode)
+	}
 	of := func(span time.Duration, speed, other float64) int {
 		if speed == 0 {
 			speed = other
@@ -120,7 +144,7 @@ func (p *pace) share() (long, all int) {
 		n := int(speed * span.Seconds())
 		return max(minPromptShare, min(n/minPromptShare*minPromptShare, batchTokens))
 	}
-	return of(span, p.promptSpeed, p.shortSpeed), of(min(shortTimes*span, mostShare), p.shortSpeed, p.promptSpeed)
+	return of(span, p.promptSpeed, p.shortSpeed), of(short, p.shortSpeed, p.promptSpeed)
 }
 
 // useThreads sets the threads of the next step.

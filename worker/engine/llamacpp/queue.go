@@ -136,6 +136,7 @@ func (e *Engine) place(seq *sequence) {
 		e.reuse(seq)
 	}
 	e.active = append(e.active, seq)
+	e.book.Keep(e.keepable()) // what the newcomer did not need
 }
 
 // reuse takes what the KV cache has of the sequence's tokens.
@@ -186,7 +187,6 @@ func (e *Engine) leave(seq *sequence, known bool) {
 	e.spareSlots = append(e.spareSlots, seq.slot)
 	if known && !e.noReuse {
 		e.book.Finish(seq.held)
-		e.book.Keep(e.keepable())
 	} else {
 		e.book.Drop(seq.held)
 	}
@@ -196,23 +196,20 @@ func (e *Engine) leave(seq *sequence, known bool) {
 	}
 }
 
-// keepable is how many KV cells may be kept for later prompts. Every row of a
-// batch passes over each of them, so they cost time; more is worth it the more of
-// the prompts begin as earlier texts did.
+// keepable is how many KV cells may hold what nobody runs. Every row of a batch
+// passes over each of them, so they cost time, and in main memory they cost none.
 func (e *Engine) keepable() int {
-	overhead := max(leastOverhead, e.book.Worth()*worthOverhead)
 	decode := e.pace.decode.Seconds() / float64(max(1, e.pace.rows))
-	if decode == 0 {
+	if decode == 0 || e.keepsAll {
 		return e.info.KVTokens
 	}
-	return int(min(overhead*decode/e.cellTime*float64(e.pace.threads), float64(e.info.KVTokens)))
+	return int(min(mostOverhead*decode/e.cellTime*float64(e.pace.threads), float64(e.info.KVTokens)))
 }
 
 const (
-	leastOverhead = 0.02 // of a step's time
-	worthOverhead = 0.5
-	headTime      = 2.5e-9 // seconds in which a CPU passes over a cell for one head of one layer, about
-	deviceTime    = 1e-10  // the same for other devices
+	mostOverhead = 0.01   // of a step's time
+	headTime     = 2.5e-9 // seconds in which a CPU passes over a cell for one head of one layer, about
+	deviceTime   = 1e-10  // the same for other devices
 )
 
 // end lets go of a sequence: of its KV cells, its slot, and last its reader.

@@ -9,11 +9,18 @@ type Memory interface {
 	Share(from, to, n int)
 	// Cut removes the positions from n on; n 0 removes all.
 	Cut(seq, n int)
+	// Pack copies what a sequence has of the positions [from, to) out of the KV
+	// cache, into memory that it gets from make; nil if it can't.
+	Pack(seq, from, to int, make func(bytes int) []byte) []byte
+	// Unpack adds the positions [from, to) of what was packed to a sequence that
+	// has those before. All that was packed has room in the KV cache. It is false if it can't.
+	Unpack(data []byte, seq, from, to int) bool
 }
 
 // Book knows which tokens each sequence of a KV cache holds, and in how many
-// cells. Cells that sequences share count once. Sequences that ended are kept
-// until their cells are needed, as beginnings of later prompts.
+// cells. Cells that sequences share count once. Sequences that ended are kept as
+// beginnings of later prompts, and when their cells are needed they are packed
+// and kept in main memory.
 //
 // It belongs to one goroutine.
 type Book struct {
@@ -25,10 +32,9 @@ type Book struct {
 	spare  []int    // numbers of sequences
 	held   []*Held
 	clock  uint64
-	recent [][]int32 // texts that ended of late, whether or not they are kept
-	worth  float64
 	used   int // cells
 	busy   int // cells of running sequences
+	shelf  shelf
 }
 
 // Held is what one sequence of the KV cache holds.
@@ -44,9 +50,11 @@ type Held struct {
 func (h *Held) Len() int { return len(h.tokens) }
 
 // NewBook keeps the books of a memory with so many sequences and cells. A whole
-// memory, such as that of recurrent models, can't share or cut a sequence.
-func NewBook(sequences, cells int, memory Memory, whole bool) *Book {
-	b := &Book{worth: firstWorth, memory: memory, whole: whole, refs: make([]uint16, cells), live: make([]uint16, cells)}
+// memory, such as that of recurrent models, can't share or cut a sequence. At
+// most so many bytes of main memory are used for what was packed.
+func NewBook(sequences, cells int, memory Memory, whole bool, bytes int) *Book {
+	b := &Book{memory: memory, whole: whole, refs: make([]uint16, cells), live: make([]uint16, cells)}
+	b.shelf = shelf{memory: memory, limit: bytes}
 	for c := cells - 1; c >= 0; c-- {
 		b.free = append(b.free, int32(c))
 	}
@@ -96,29 +104,13 @@ func (b *Book) best(tokens []int32) (from *Held, n int) {
 			from, n = h, c
 		}
 	}
+	if n < worthSharing && !b.whole {
+		return nil, 0 // a batch of odd size costs more than a few tokens
+	}
 	return from, n
 }
 
-const (
-	recentTexts = 64
-	firstWorth  = 0.5
-	worthSpeed  = 1.0 / 8
-)
-
-// Worth is which part of a prompt something that was kept or could have been
-// kept saved of late, from 0 to 1.
-func (b *Book) Worth() float64 { return b.worth }
-
-// appraise learns what keeping texts is good for from one more prompt, of which n
-// tokens could be reused.
-func (b *Book) appraise(tokens []int32, n int) {
-	for _, text := range b.recent {
-		n = max(n, Common(text, tokens))
-	}
-	b.worth += (float64(n)/float64(len(tokens)) - b.worth) * worthSpeed
-}
-
-// Keep drops what was not used for the longest time until no more than so many
+// Keep packs what was not used for the longest time until no more than so many
 // cells are only kept.
 func (b *Book) Keep(cells int) {
 	for b.used-b.busy > cells {
@@ -126,14 +118,18 @@ func (b *Book) Keep(cells int) {
 		if h == nil {
 			return
 		}
-		b.shorten(h, b.used-b.busy-cells)
+		b.putAway(h, b.used-b.busy-cells)
 	}
 }
+
+// Packed is how many tokens are kept in main memory, and in how many bytes.
+func (b *Book) Packed() (tokens, bytes int) { return b.shelf.tokens, b.shelf.size }
 
 // Reusable is how many tokens of a text Reuse would find.
 func (b *Book) Reusable(tokens []int32) int {
 	_, n := b.best(tokens)
-	return n
+	_, packed := b.shelf.best(tokens[:len(tokens)-1])
+	return max(n, packed)
 }
 
 // Fits says whether the text, and so many tokens more, have room beside the
@@ -157,7 +153,6 @@ func (b *Book) Fits(tokens []int32, more, promised int) bool {
 // sequences. It may hold a beginning of the text already, if the place of what
 // was kept is needed for it.
 func (b *Book) Start(tokens []int32) *Held {
-	b.appraise(tokens, b.Reusable(tokens))
 	if len(b.spare) == 0 {
 		from, n := b.best(tokens)
 		if from != nil {
@@ -170,7 +165,7 @@ func (b *Book) Start(tokens []int32) *Held {
 			b.mark(from.cells, 1)
 			return from
 		}
-		b.drop(old)
+		b.putAway(old, len(old.cells))
 	}
 	h := &Held{ID: b.spare[len(b.spare)-1], running: true}
 	b.spare = b.spare[:len(b.spare)-1]
@@ -182,10 +177,20 @@ func (b *Book) Start(tokens []int32) *Held {
 // Reuse gives a sequence that holds nothing what it can have of others, and
 // returns how many tokens it holds. The sequence may get another number.
 func (b *Book) Reuse(h *Held, tokens []int32) int {
-	from, n := b.best(tokens)
-	if n == 0 || h.Len() > 0 {
+	if h.Len() > 0 {
 		return h.Len()
 	}
+	if from, n := b.best(tokens); n > 0 {
+		b.share(from, h, n)
+		h.tokens = tokens[:n]
+	}
+	if !b.whole {
+		b.unpack(h, tokens)
+	}
+	return h.Len()
+}
+
+func (b *Book) share(from, h *Held, n int) {
 	b.touch(from)
 	if b.whole {
 		h.ID, from.ID = from.ID, h.ID
@@ -193,16 +198,41 @@ func (b *Book) Reuse(h *Held, tokens []int32) int {
 		from.tokens = nil
 		b.mark(h.cells, 1)
 		b.remove(from)
-	} else {
-		b.memory.Share(from.ID, h.ID, n)
-		h.cells = append(h.cells[:0], from.cells[:n]...)
-		for _, c := range h.cells {
-			b.refs[c]++
-		}
-		b.mark(h.cells, 1)
+		return
 	}
-	h.tokens = tokens[:n]
-	return n
+	b.memory.Share(from.ID, h.ID, n)
+	h.cells = append(h.cells[:0], from.cells[:n]...)
+	for _, c := range h.cells {
+		b.refs[c]++
+	}
+	b.mark(h.cells, 1)
+}
+
+// unpack adds to a sequence what was packed of its tokens.
+func (b *Book) unpack(h *Held, tokens []int32) {
+	last, n := b.shelf.best(tokens[:len(tokens)-1])
+	if n < h.Len()+worthKeeping {
+		return
+	}
+	list := path(last)
+	b.shelf.touch(list)
+	// A parcel is unpacked whole. To make room may cost the shelf others.
+	if !b.Room(n - h.Len() + parcelTokens) {
+		return
+	}
+	for i, p := range list {
+		to := n
+		if i+1 < len(list) {
+			to = list[i+1].from
+		}
+		if to <= h.Len() {
+			continue
+		}
+		if p.data == nil || !b.memory.Unpack(p.data, h.ID, h.Len(), to) {
+			return
+		}
+		b.Grow(h, tokens[:to])
+	}
 }
 
 // Grow notes that a sequence now holds the tokens, of which it held the first
@@ -262,13 +292,19 @@ func (b *Book) Room(n int) bool {
 		if h == nil {
 			return false
 		}
-		b.shorten(h, n-len(b.free))
+		b.putAway(h, n-len(b.free))
 	}
 	return true
 }
 
-// shorten cuts about n tokens off the end of what is kept, or drops it.
-func (b *Book) shorten(h *Held, n int) {
+// putAway packs what is only kept. Where that can't be it cuts about n tokens off
+// the end, or drops it.
+func (b *Book) putAway(h *Held, n int) {
+	if !b.whole && b.shelf.limit > 0 {
+		b.shelf.put(h)
+		b.drop(h)
+		return
+	}
 	keep := len(h.cells) - max(n, cutAtOnce)
 	if b.whole || keep < worthKeeping {
 		b.drop(h)
@@ -280,6 +316,7 @@ func (b *Book) shorten(h *Held, n int) {
 const (
 	cutAtOnce    = 64 // tokens that are cut from the end of what is kept, so that it happens rarely
 	worthKeeping = 16 // tokens; what is shorter is dropped
+	worthSharing = 4
 )
 
 // oldest is the kept sequence that was not used for the longest time, nil if there is none.
@@ -303,10 +340,6 @@ func (b *Book) Finish(h *Held) {
 		b.drop(h)
 		return
 	}
-	b.recent = append(b.recent, h.tokens)
-	if len(b.recent) > recentTexts {
-		b.recent = slices.Delete(b.recent, 0, 1)
-	}
 	for i := len(b.held) - 1; i >= 0; i-- {
 		other := b.held[i]
 		if other == h {
@@ -326,7 +359,7 @@ func (b *Book) Finish(h *Held) {
 // Drop forgets a sequence.
 func (b *Book) Drop(h *Held) { b.drop(h) }
 
-// Clear forgets all that is only kept.
+// Clear forgets what is only kept in the KV cache.
 func (b *Book) Clear() {
 	for h := b.oldest(); h != nil; h = b.oldest() {
 		b.drop(h)

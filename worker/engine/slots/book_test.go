@@ -1,7 +1,7 @@
 package slots_test
 
 import (
-	"fmt"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -13,11 +13,12 @@ import (
 type memory struct {
 	t     *testing.T
 	cells map[int][]*cell // by sequence
+	total int
 }
 
 type cell struct{ token int32 }
 
-func newMemory(t *testing.T) *memory { return &memory{t: t, cells: map[int][]*cell{}} }
+func newMemory(t *testing.T) *memory { return &memory{t: t, cells: map[int][]*cell{}, total: 10_000} }
 
 func (m *memory) Share(from, to, n int) {
 	if len(m.cells[to]) > 0 || n > len(m.cells[from]) {
@@ -27,6 +28,29 @@ func (m *memory) Share(from, to, n int) {
 }
 
 func (m *memory) Cut(seq, n int) { m.cells[seq] = m.cells[seq][:min(n, len(m.cells[seq]))] }
+
+func (m *memory) Pack(seq, from, to int, make func(int) []byte) []byte {
+	data := make(4 * (1 + to - from))[:0]
+	data = binary.LittleEndian.AppendUint32(data, uint32(from))
+	for _, c := range m.cells[seq][from:to] {
+		data = binary.LittleEndian.AppendUint32(data, uint32(c.token))
+	}
+	return data
+}
+
+func (m *memory) Unpack(data []byte, seq, from, to int) bool {
+	at := int(binary.LittleEndian.Uint32(data))
+	if len(m.cells[seq]) != from || at > from || to > at+len(data)/4-1 {
+		m.t.Errorf("[%d, %d) of %d tokens from %d on is unpacked into a sequence of %d", from, to, len(data)/4-1, at, len(m.cells[seq]))
+	}
+	if room := m.total - m.used(); room < len(data)/4-1 {
+		m.t.Errorf("there are %d cells for a parcel of %d", room, len(data)/4-1)
+	}
+	for i := from; i < to; i++ {
+		m.cells[seq] = append(m.cells[seq], &cell{int32(binary.LittleEndian.Uint32(data[4*(1+i-at):]))})
+	}
+	return true
+}
 
 // compute does what a batch would: it adds what the sequence lacks of the tokens.
 func (m *memory) compute(b *slots.Book, h *slots.Held, tokens []int32) {
@@ -83,7 +107,7 @@ func run(b *slots.Book, m *memory, tokens []int32) (*slots.Held, int) {
 
 func TestAPromptTakesTheLongestBeginningOfAnySequence(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(8, 1000, m, false)
+	b := slots.NewBook(8, 1000, m, false, 0)
 	ended, _ := run(b, m, text(100, 50, 1))
 	b.Finish(ended)
 	running, n := run(b, m, text(100, 70, 2))
@@ -108,7 +132,7 @@ func TestAPromptTakesTheLongestBeginningOfAnySequence(t *testing.T) {
 
 func TestWhatWasNotUsedForTheLongestTimeGoesFirstAndFromItsEnd(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(8, 300, m, false)
+	b := slots.NewBook(8, 300, m, false, 0)
 	for kind := range int32(3) {
 		h, _ := run(b, m, text(100, 0, kind+1))
 		b.Finish(h)
@@ -132,7 +156,7 @@ func TestWhatWasNotUsedForTheLongestTimeGoesFirstAndFromItsEnd(t *testing.T) {
 
 func TestAConversationIsKeptOnce(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(8, 1000, m, false)
+	b := slots.NewBook(8, 1000, m, false, 0)
 	for turn := 1; turn < 6; turn++ {
 		h, n := run(b, m, text(turn*50, 1000, 1))
 		if want := (turn - 1) * 50; n != want {
@@ -147,7 +171,7 @@ func TestAConversationIsKeptOnce(t *testing.T) {
 
 func TestFitsCountsSharedCellsOnceAndWhatIsKeptNot(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(8, 200, m, false)
+	b := slots.NewBook(8, 200, m, false, 0)
 	h, _ := run(b, m, text(100, 1000, 0))
 	for _, c := range []struct {
 		name     string
@@ -174,7 +198,7 @@ func TestFitsCountsSharedCellsOnceAndWhatIsKeptNot(t *testing.T) {
 
 func TestAWholeMemoryIsContinuedOrNothing(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(1, 1000, m, true)
+	b := slots.NewBook(1, 1000, m, true, 0)
 	first, _ := run(b, m, text(50, 1000, 0))
 	b.Finish(first)
 	if n := b.Reusable(text(60, 40, 1)); n != 0 {
@@ -190,45 +214,87 @@ func TestAWholeMemoryIsContinuedOrNothing(t *testing.T) {
 	}
 }
 
-func TestKeepingIsWorthWhatItSaves(t *testing.T) {
+func TestWhatTheKVCacheHasNoRoomForIsPacked(t *testing.T) {
 	m := newMemory(t)
-	b := slots.NewBook(8, 10000, m, false)
-	for kind := range int32(40) {
-		h, _ := run(b, m, text(50, 0, kind+1))
-		b.Finish(h)
-		b.Keep(0)
+	b := slots.NewBook(8, 1000, m, false, 1<<20)
+	first, _ := run(b, m, text(300, 280, 1))
+	b.Finish(first)
+	second, n := run(b, m, text(300, 280, 2))
+	if n != 280 {
+		t.Errorf("%d tokens are reused, want 280", n)
 	}
-	if w := b.Worth(); w > 0.05 {
-		t.Errorf("for texts that have nothing in common it is worth %.2f", w)
+	b.Finish(second)
+	b.Keep(0)
+	if busy, kept := b.Used(); busy+kept != 0 || m.used() != 0 {
+		t.Errorf("%d and %d cells are used, the memory has %d", busy, kept, m.used())
 	}
-	for i := range int32(20) {
-		h, n := run(b, m, text(50, 40, i+100))
-		if n != 0 {
-			t.Errorf("%d tokens were kept", n)
+	// What both begin with is there once. The last tokens of the second are less than is worth while.
+	if tokens, bytes := b.Packed(); tokens != 320 || bytes != 4*(320+4) {
+		t.Errorf("%d tokens are packed in %d bytes", tokens, bytes)
+	}
+	if n := b.Reusable(text(300, 280, 2)); n != 299 {
+		t.Errorf("%d tokens of a packed text could be reused, want all but the last", n)
+	}
+	for _, c := range []struct {
+		tokens []int32
+		want   int
+	}{{text(300, 280, 1), 299}, {text(300, 280, 2), 299}, {text(300, 290, 1), 280}, {text(300, 200, 1), 200}, {text(300, 5, 7), 0}} {
+		h, n := run(b, m, c.tokens)
+		if n != c.want {
+			t.Errorf("%d tokens are reused, want %d", n, c.want)
 		}
+		b.Drop(h)
+	}
+	// A running sequence gives the beginning without a copy, and the rest is unpacked.
+	h, _ := run(b, m, text(150, 1000, 0))
+	if _, n := run(b, m, text(300, 280, 1)); n != 299 || m.used() != 300 {
+		t.Errorf("%d tokens are reused in %d cells", n, m.used())
+	}
+	b.Drop(h)
+}
+
+func TestAFullShelfLosesWhatWasNotUsedForTheLongestTime(t *testing.T) {
+	m := newMemory(t)
+	b := slots.NewBook(8, 1000, m, false, 4*3*(100+1))
+	for kind := range int32(4) {
+		h, _ := run(b, m, text(100, 0, kind+1))
 		b.Finish(h)
 		b.Keep(0)
+		b.Drop(func() *slots.Held { h, _ := run(b, m, text(101, 0, 1)); return h }()) // the first is used all the time
 	}
-	if w := b.Worth(); w < 0.5 {
-		t.Errorf("for texts with a beginning that could have been kept it is worth %.2f", w)
+	for kind, want := range map[int32]int{1: 99, 2: 0, 3: 99, 4: 99} {
+		if n := b.Reusable(text(100, 0, kind)); n != want {
+			t.Errorf("of text %d %d tokens could be reused, want %d", kind, n, want)
+		}
+	}
+	if tokens, bytes := b.Packed(); tokens != 300 || bytes != 4*3*101 {
+		t.Errorf("%d tokens are packed in %d bytes", tokens, bytes)
+	}
+	// A text that is longer than the shelf leaves its beginning, or nothing.
+	h, _ := run(b, m, text(900, 0, 9))
+	b.Finish(h)
+	b.Keep(0)
+	if _, bytes := b.Packed(); bytes > 4*3*101 {
+		t.Errorf("%d bytes are on the shelf", bytes)
 	}
 }
 
 // The books and the memory must agree whatever happens.
 func TestTheBooksAgreeWithTheMemory(t *testing.T) {
-	for _, whole := range []bool{false, true} {
-		t.Run(fmt.Sprintf("whole=%t", whole), func(t *testing.T) { simulate(t, whole) })
-	}
+	t.Run("parts", func(t *testing.T) { simulate(t, false, 0) })
+	t.Run("whole", func(t *testing.T) { simulate(t, true, 0) })
+	t.Run("packed", func(t *testing.T) { simulate(t, false, 2000) })
 }
 
-func simulate(t *testing.T, whole bool) {
+func simulate(t *testing.T, whole bool, bytes int) {
 	const total = 400
 	m := newMemory(t)
+	m.total = total
 	sequences := 12
 	if whole {
 		sequences = 4
 	}
-	b := slots.NewBook(sequences, total, m, whole)
+	b := slots.NewBook(sequences, total, m, whole, bytes)
 	type request struct {
 		h      *slots.Held
 		tokens []int32
@@ -244,6 +310,7 @@ func simulate(t *testing.T, whole bool) {
 			}
 			r.h = b.Start(r.tokens)
 			b.Reuse(r.h, r.tokens)
+			b.Keep(random.IntN(total))
 			if !b.Room(len(r.tokens) - r.h.Len()) {
 				t.Fatalf("step %d: it fits, and there is no room", step)
 			}
