@@ -66,8 +66,16 @@ type Worker struct {
 	PID            int         `json:"pid,omitempty" doc:"process id; absent for an external worker"`
 	External       bool        `json:"external,omitempty" doc:"not started by this hive: health-checked, never killed"`
 	StartedAt      time.Time   `json:"started_at" format:"date-time"`
-	MemoryBytes    int64       `json:"memory_bytes,omitempty" doc:"estimated need of weights, KV cache and compute buffers"`
+	MemoryBytes    int64       `json:"memory_bytes,omitempty" doc:"weights, KV cache and compute buffers where it computes: an estimate, then what was measured"`
+	Memory         Memory      `json:"memory,omitempty" doc:"bytes that its end gives back, by device; cpu is main memory"`
+	Promised       Memory      `json:"promised,omitempty" doc:"of these, what the system still shows as free: it loads, rests, or has its model file mapped"`
+	Measured       bool        `json:"measured,omitempty" doc:"its memory was measured and is no estimate"`
 	ContextTokens  int         `json:"context_tokens,omitempty" doc:"longest prompt plus answer of one request, in tokens"`
+	KVTokens       int         `json:"kv_tokens,omitempty" doc:"KV cells that all slots share"`
+	LoadMS         int64       `json:"load_ms,omitempty" doc:"from the start of its process until it was ready"`
+	Requests       int64       `json:"requests,omitempty" doc:"requests that it was given"`
+	Pinned         bool        `json:"pinned,omitempty" doc:"neither idleness nor another model ends it"`
+	Resting        bool        `json:"resting,omitempty" doc:"it gave its KV cache back until the next request"`
 	Reason         string      `json:"reason,omitempty" doc:"why it failed or stopped"`
 	ExitCause      string      `json:"exit_cause,omitempty" doc:"how the process ended, such as 'signal: killed'"`
 	Failure        *Error      `json:"failure,omitempty" doc:"why it failed, with a code"`
@@ -88,13 +96,21 @@ type SpawnRequest struct {
 	Context   int      `json:"context,omitempty" minimum:"64" maximum:"1048576" doc:"longest prompt plus answer of one request, in tokens"`
 	Queue     *int     `json:"queue,omitempty" minimum:"0" maximum:"1024" doc:"requests that may wait for a slot"`
 	KeepAlive string   `json:"keep_alive,omitempty" doc:"idle time after which the worker ends: a duration such as 5m, 0, or forever"`
+
+	AllowSmaller bool   `json:"allow_smaller,omitempty" doc:"take fewer slots or a shorter context rather than be refused for memory"`
+	Reuse        bool   `json:"reuse,omitempty" doc:"take a worker of the model that is there already, if it does what is asked for"`
+	Wait         string `json:"wait,omitempty" maxLength:"32" example:"30s" doc:"how long to wait for memory that other workers hold now, at most 10m; default not at all"`
 }
 
-// SpawnReply is the answer to SpawnRequest: the worker loads and is not ready yet.
+// MaxSpawnWait bounds how long a spawn waits for memory.
+const MaxSpawnWait = 10 * time.Minute
+
+// SpawnReply is the answer to SpawnRequest: a new worker loads and is not ready yet.
 type SpawnReply struct {
 	WorkerID   WorkerID    `json:"worker_id"`
 	URL        string      `json:"url" doc:"base under which the hive serves the worker's API"`
-	State      WorkerState `json:"state" enum:"loading"`
+	State      WorkerState `json:"state" enum:"starting,loading,idle,busy" doc:"loading for a new worker"`
+	Reused     bool        `json:"reused,omitempty" doc:"the worker was there already"`
 	DownloadID DownloadID  `json:"download_id,omitempty" doc:"the model is not on disk and is fetched first; the worker's state is starting until then"`
 }
 

@@ -43,6 +43,43 @@ func (c *Client) StopWorker(ctx context.Context, id rbee.WorkerID) error {
 	return err
 }
 
+// Pin keeps a worker from being ended for another model or by idleness.
+func (c *Client) Pin(ctx context.Context, id rbee.WorkerID) (rbee.Worker, error) {
+	return call[rbee.Worker](ctx, c, http.MethodPost, workerPath(id)+"/pin", nil)
+}
+
+// Unpin takes Pin back.
+func (c *Client) Unpin(ctx context.Context, id rbee.WorkerID) (rbee.Worker, error) {
+	return call[rbee.Worker](ctx, c, http.MethodDelete, workerPath(id)+"/pin", nil)
+}
+
+// Status tells what a hive takes on, why, and how its memory is used.
+func (c *Client) Status(ctx context.Context) (rbee.HiveStatus, error) {
+	return call[rbee.HiveStatus](ctx, c, http.MethodGet, "/v1/status", nil)
+}
+
+// Cordon tells a hive to start no more workers; those it has go on.
+func (c *Client) Cordon(ctx context.Context) (rbee.HiveStanding, error) {
+	return call[rbee.HiveStanding](ctx, c, http.MethodPost, "/v1/cordon", nil)
+}
+
+// Uncordon takes Cordon and Drain back.
+func (c *Client) Uncordon(ctx context.Context) (rbee.HiveStanding, error) {
+	return call[rbee.HiveStanding](ctx, c, http.MethodPost, "/v1/uncordon", nil)
+}
+
+// Drain tells a hive to take no more requests, finish what runs and end its
+// workers. It returns when the order is taken; Status tells when no worker is left.
+func (c *Client) Drain(ctx context.Context) (rbee.HiveStanding, error) {
+	return call[rbee.HiveStanding](ctx, c, http.MethodPost, "/v1/drain", nil)
+}
+
+// Decisions lists what a hive decided about its memory, newest first.
+func (c *Client) Decisions(ctx context.Context) ([]rbee.Decision, error) {
+	l, err := call[rbee.DecisionList](ctx, c, http.MethodGet, "/v1/decisions", nil)
+	return l.Decisions, err
+}
+
 // WorkerLogs reads what a worker wrote, one line each, and with follow also
 // what it will write until it ends. The caller closes the reader.
 func (c *Client) WorkerLogs(ctx context.Context, id rbee.WorkerID, follow bool) (io.ReadCloser, error) {

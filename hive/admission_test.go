@@ -1,11 +1,13 @@
 package hive
 
 import (
-	"errors"
-	"strings"
+	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"rbee"
+	"rbee/hive/pool"
 	"rbee/internal/gguf"
 )
 
@@ -20,52 +22,65 @@ func (m flat) Estimate(kv, _ int, b rbee.Backend) gguf.Estimate {
 	return gguf.Estimate{Host: gguf.Memory{Compute: 100e6}, Device: memory}
 }
 
-func TestFit(t *testing.T) {
+func unknown(int, int, int) (pool.Weight, bool) { return pool.Weight{}, false }
+
+func TestTheWaysToRunAWorker(t *testing.T) {
 	const mb = 1_000_000
-	ref := rbee.ModelRef{Provider: rbee.ProviderBuiltin, Reference: "x"}
-	cpu := func(free, limit int64) place {
-		return place{backend: rbee.BackendCPU, device: "cpu", free: free * mb, hostFree: free * mb, limit: limit * mb, onMachine: "here"}
-	}
-	gpu := place{backend: rbee.BackendCUDA, device: "cuda0", free: 500 * mb, hostFree: 1000 * mb, onMachine: "here"}
-	worker := func(s rbee.WorkerState, d rbee.DeviceID, need int64) rbee.Worker {
-		return rbee.Worker{State: s, Device: d, Backend: kindOf(d), MemoryBytes: need * mb}
-	}
 	model := flat{weights: 100 * mb, cell: mb / 10} // 1000 tokens of context: 100 MB
+	cpu, gpu := place{backend: rbee.BackendCPU, device: "cpu"}, place{backend: rbee.BackendCUDA, device: "cuda0"}
+	type way struct {
+		context, kv int
+		memory      rbee.Memory
+		shrunk      bool
+	}
+	onCPU := func(size int64) rbee.Memory { return rbee.Memory{"cpu": size * mb} }
 	for name, c := range map[string]struct {
-		place     place
-		live      []rbee.Worker
-		kv        int
-		code      rbee.Code
-		available int64
+		wish  wish
+		place place
+		known func(slots, context, kv int) (pool.Weight, bool)
+		want  []way
 	}{
-		"all slots":                             {place: cpu(500, 0), kv: 4000},
-		"one byte too little for all slots":     {place: place{backend: rbee.BackendCPU, device: "cpu", free: 500*mb - 1, hostFree: 500*mb - 1}, kv: 1000},
-		"one slot":                              {place: cpu(200, 0), kv: 1000},
-		"nothing":                               {place: cpu(199, 0), code: rbee.CodeInsufficientRAM, available: 199},
-		"a loading worker will take its own":    {place: cpu(600, 0), live: []rbee.Worker{worker(rbee.WorkerLoading, "cpu", 350)}, kv: 1000},
-		"a ready one has taken it already":      {place: cpu(600, 0), live: []rbee.Worker{worker(rbee.WorkerIdle, "cpu", 350)}, kv: 4000},
-		"a starting one leaves nothing":         {place: cpu(600, 0), live: []rbee.Worker{worker(rbee.WorkerStarting, "cpu", 700)}, code: rbee.CodeInsufficientRAM},
-		"the limit":                             {place: cpu(9000, 250), kv: 1000},
-		"the limit counts all workers":          {place: cpu(9000, 250), live: []rbee.Worker{worker(rbee.WorkerBusy, "cpu", 60)}, code: rbee.CodeInsufficientRAM, available: 190},
-		"an accelerator":                        {place: gpu, kv: 4000},
-		"another device's loading is no matter": {place: gpu, live: []rbee.Worker{worker(rbee.WorkerLoading, "cuda1", 400)}, kv: 4000},
-		"an accelerator that is full":           {place: gpu, live: []rbee.Worker{worker(rbee.WorkerLoading, "cuda0", 400)}, code: rbee.CodeVRAMExhausted, available: 100},
-		"an accelerator without main memory":    {place: place{backend: rbee.BackendCUDA, device: "cuda0", free: 500 * mb, hostFree: 50 * mb}, code: rbee.CodeVRAMExhausted, available: 500},
+		"what the hive chooses may share the cache": {
+			wish: wish{slots: 4, context: 1000}, place: cpu,
+			want: []way{{1000, 4000, onCPU(500), false}, {1000, 2000, onCPU(300), false}, {1000, 1000, onCPU(200), false}},
+		},
+		"slots that were asked for are whole": {
+			wish: wish{slots: 4, context: 1000, slotsAsked: true}, place: cpu,
+			want: []way{{1000, 4000, onCPU(500), false}},
+		},
+		"unless less is allowed": {
+			wish: wish{slots: 2, context: 2000, slotsAsked: true, allowSmaller: true}, place: cpu,
+			want: []way{{2000, 4000, onCPU(500), false}, {2000, 2000, onCPU(300), true}, {1000, 1000, onCPU(200), true}},
+		},
+		"one slot": {
+			wish: wish{slots: 1, context: 1000, slotsAsked: true}, place: cpu, want: []way{{1000, 1000, onCPU(200), false}},
+		},
+		"an accelerator takes of main memory too": {
+			wish: wish{slots: 1, context: 1000}, place: gpu,
+			want: []way{{1000, 1000, rbee.Memory{"cuda0": 200 * mb, "cpu": 100 * mb}, false}},
+		},
+		"one that shares main memory takes of that": {
+			wish: wish{slots: 1, context: 1000}, place: place{backend: rbee.BackendMetal, device: "metal0"},
+			want: []way{{1000, 1000, onCPU(300), false}},
+		},
+		"what was measured before": {
+			wish: wish{slots: 1, context: 1000}, place: cpu,
+			known: func(slots, context, kv int) (pool.Weight, bool) {
+				return pool.Weight{Memory: rbee.Memory{"cpu": int64(slots + context + kv)}}, true
+			},
+			want: []way{{1000, 1000, rbee.Memory{"cpu": 2001}, false}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			kv, need, err := fit(wish{ref: ref, slots: 4, context: 1000}, c.place, model, c.live)
-			if c.code == "" {
-				if err != nil || kv != c.kv || need != model.weights+int64(kv)*model.cell {
-					t.Errorf("%d cells, %d bytes, %v; want %d cells", kv, need, err, c.kv)
-				}
-				return
+			if c.known == nil {
+				c.known = unknown
 			}
-			var e *rbee.Error
-			if !errors.As(err, &e) || e.Code != c.code || e.Details["available"] != c.available || e.Details["required"] != int64(200) {
-				t.Fatalf("error is %v %v", err, e.Details)
+			var got []way
+			for _, o := range options(c.wish, c.place, model, c.known) {
+				got = append(got, way{o.ContextTokens, o.KVTokens, o.Memory, o.Shrunk})
 			}
-			if !strings.Contains(e.Suggestion(), "try a smaller quantisation") {
-				t.Errorf("suggestion %q", e.Suggestion())
+			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(way{})); diff != "" {
+				t.Error(diff)
 			}
 		})
 	}
@@ -91,5 +106,35 @@ func TestContextFor(t *testing.T) {
 				t.Errorf("%d, %v; want %d", got, err, c.want)
 			}
 		})
+	}
+}
+
+func TestVariantsOfAModel(t *testing.T) {
+	row := func(ref, name string, size int64) rbee.Model {
+		parsed, err := rbee.ParseModelRef(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rbee.Model{Provider: parsed.Provider, Reference: parsed.Reference, Name: name, Architecture: "llama", SizeBytes: size}
+	}
+	models := []rbee.Model{
+		row("hf:a/b:Q8_0", "Bee", 10), row("hf:a/b:Q4_0", "Bee", 5), row("file:/bee.gguf", "Bee", 7), row("file:/copy.gguf", "Bee", 10), row("hf:a/c", "Cat", 3),
+		row("file:/nameless.gguf", "", 1), row("file:/other.gguf", "", 2),
+	}
+	for wanted, want := range map[string][]string{
+		"hf:a/b:Q8_0":         {"hf:a/b:Q4_0", "file:/bee.gguf"},
+		"hf:a/b:F16":          {"hf:a/b:Q8_0", "hf:a/b:Q4_0"}, // which is not on disk
+		"hf:a/c":              nil,
+		"file:/nameless.gguf": nil,
+	} {
+		var got []string
+		for _, m := range models {
+			if variants(row(wanted, "", 0).Ref(), models, m) {
+				got = append(got, m.Ref().String())
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("variants of %s: %v, want %v", wanted, got, want)
+		}
 	}
 }

@@ -127,12 +127,12 @@ func TestBehaviourTheFourLogLines(t *testing.T) {
 // daemon is the real program, with a worker of the fake engine.
 type daemon struct {
 	*client.Client
-	t   *testing.T
+	t   testing.TB
 	cmd *exec.Cmd
 	log *logBuffer
 }
 
-func startDaemon(t *testing.T, home string) *daemon {
+func startDaemon(t testing.TB, home string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, cmd: exec.Command(hiveProgram, "daemon", "--log-format", "json"), log: &logBuffer{}}
 	d.cmd.Env = append(os.Environ(), environ(t, home)...)

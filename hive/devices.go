@@ -4,12 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/shirou/gopsutil/v4/mem"
 
 	"rbee"
 )
@@ -26,9 +23,20 @@ type devices struct {
 	ask      func(context.Context) (rbee.DeviceList, error)
 	backends func() []rbee.BackendStatus
 
-	mu   sync.Mutex // also: one child at a time
-	at   time.Time
-	last rbee.DeviceList
+	ctx  context.Context // ends the child with the hive
+	work sync.WaitGroup
+
+	mu     sync.Mutex
+	last   rbee.DeviceList
+	at     time.Time // when last was asked for
+	flight *flight   // nil while no child is asked
+}
+
+// flight is one look at the devices, which all share who came before its end.
+type flight struct {
+	began time.Time
+	done  chan struct{}
+	list  rbee.DeviceList
 }
 
 func (h *Hive) askDevices(ctx context.Context) (rbee.DeviceList, error) {
@@ -43,24 +51,56 @@ func (h *Hive) askDevices(ctx context.Context) (rbee.DeviceList, error) {
 	return list, nil
 }
 
-// list is the devices and backends of the machine, some seconds old at most.
-// Where the engine cannot be asked, the reason is the CPU backend's.
-func (d *devices) list(ctx context.Context) rbee.DeviceList {
+// list is the devices and backends of the machine as they were at a time or
+// later. Who cannot wait for them gets the CPU alone.
+func (d *devices) list(ctx context.Context, since time.Time) rbee.DeviceList {
+	for {
+		d.mu.Lock()
+		if d.last.Devices != nil && !d.at.Before(since) {
+			defer d.mu.Unlock()
+			return d.last
+		}
+		if d.flight == nil {
+			d.flight = &flight{began: time.Now(), done: make(chan struct{})}
+			f := d.flight
+			d.work.Go(func() { d.fly(f) })
+		}
+		f := d.flight
+		d.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return rbee.DeviceList{Devices: []rbee.Device{cpuDevice()}, Backends: d.backends()}
+		}
+		if !f.began.Before(since) {
+			return f.list
+		}
+	}
+}
+
+// recent is list for who does not mind some seconds.
+func (d *devices) recent(ctx context.Context) rbee.DeviceList {
+	return d.list(ctx, time.Now().Add(-devicesFresh))
+}
+
+// fly carries out a flight.
+func (d *devices) fly(f *flight) {
+	ctx, cancel := context.WithTimeout(d.ctx, devicesTimeout)
+	defer cancel()
+	f.list = d.look(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if time.Since(d.at) < devicesFresh && d.last.Devices != nil {
-		return d.last
-	}
+	d.last, d.at, d.flight = f.list, f.began, nil
+	close(f.done)
+}
+
+// look asks the engine. Where it cannot be asked, the reason is the CPU backend's.
+func (d *devices) look(ctx context.Context) rbee.DeviceList {
 	backends := d.backends()
 	list := rbee.DeviceList{Devices: []rbee.Device{}, Backends: backends}
 	if usable(backends, rbee.BackendCPU) == "" {
-		ctx, cancel := context.WithTimeout(ctx, devicesTimeout)
-		defer cancel()
 		seen, err := d.ask(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return rbee.DeviceList{Devices: []rbee.Device{cpuDevice()}, Backends: backends}
-			}
 			setReason(list.Backends, rbee.BackendCPU, "the engine does not load: "+err.Error())
 		}
 		list.Devices = append(list.Devices, seen.Devices...)
@@ -81,7 +121,6 @@ func (d *devices) list(ctx context.Context) rbee.DeviceList {
 			list.Devices[i].MemoryTotal, list.Devices[i].MemoryFree = cpu.MemoryTotal, cpu.MemoryFree
 		}
 	}
-	d.last, d.at = list, time.Now()
 	return list
 }
 
@@ -108,13 +147,4 @@ func setReason(list []rbee.BackendStatus, b rbee.Backend, reason string) {
 			list[i].Available, list[i].Reason = false, reason
 		}
 	}
-}
-
-// cpuDevice is the CPU as the operating system tells of it.
-func cpuDevice() rbee.Device {
-	d := rbee.Device{ID: "cpu", Kind: rbee.BackendCPU, Name: fmt.Sprintf("%s, %d threads", runtime.GOARCH, runtime.NumCPU())}
-	if m, err := mem.VirtualMemory(); err == nil {
-		d.MemoryTotal, d.MemoryFree = int64(m.Total), int64(m.Available)
-	}
-	return d
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 	"rbee"
 	"rbee/client"
+	"rbee/hive/crashes"
 	"rbee/hive/pool"
 	"rbee/hive/provision"
 	"rbee/hive/store"
@@ -60,12 +62,29 @@ type Hive struct {
 	provider *provision.Provider
 	claims   claims
 
+	host      *machine
+	standing  *standing
+	decisions decisions
+	crashes   crashes.Log
+	starts    starts
+	later     sync.Mutex // one decision about a download at a time
+
 	// from Run on
 	base     atomic.Pointer[string] // URL under which this hive is reached
 	callback string                 // URL under which workers of this machine reach it
 	store    *store.Store
 	spawner  *supervise.Spawner
 	shutdown context.CancelCauseFunc
+}
+
+// policy is how much of the machine a hive takes. One that somebody starts for
+// himself takes what it is asked for.
+func (c Config) policy() conf.Hive {
+	policy := c.Settings.Hive
+	if c.Private {
+		policy.Hours, policy.OnBattery = "", "always"
+	}
+	return policy
 }
 
 // errOrdered is the cause of a shutdown by request.
@@ -93,13 +112,17 @@ func New(cfg Config) (*Hive, error) {
 	}
 	h.metrics = newMetrics(h)
 	h.relay = newRelay(h)
-	h.devices = &devices{ask: h.askDevices, backends: h.engines.Status}
+	h.host = newMachine()
+	h.standing = newStanding(cfg.policy(), h.host.power)
+	h.devices = &devices{ask: h.askDevices, backends: h.engines.Status, ctx: context.Background()}
 	h.pool = pool.New(pool.Config{
 		Launch:    h.launch,
 		Dial:      dial,
 		URL:       func(id rbee.WorkerID) string { return *h.base.Load() + "/v1/workers/" + string(id) },
 		LoadStall: cfg.Settings.Worker.LoadTimeout + stallSlack,
-		Ended:     h.metrics.workerEnded,
+		Weigh:     h.weigh,
+		Loaded:    h.loaded,
+		Ended:     h.ended,
 		Log:       h.log,
 	})
 	if h.provider, err = h.newProvider(); err != nil {
@@ -161,6 +184,10 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 	defer stopSpawning()
 
 	var group errgroup.Group
+	looking, stopLooking := context.WithCancel(outer)
+	defer stopLooking()
+	h.devices.ctx = looking
+
 	group.Go(func() error { return h.spawner.Run(spawning) })
 	group.Go(func() error {
 		err := h.api.Serve(serving, ln)
@@ -171,6 +198,8 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 	})
 	group.Go(func() error {
 		defer stopSpawning()
+		defer h.devices.work.Wait()
+		defer stopLooking()
 		defer stopServing()
 		defer h.store.GiveUp() // what the streams of downloads tell of
 		return h.pool.Run(living)
@@ -180,6 +209,17 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 		h.log.InfoContext(outer, "the hive shuts down", "reason", context.Cause(living))
 		return nil
 	})
+	group.Go(func() error {
+		h.attendStanding(living)
+		return nil
+	})
+	if !h.cfg.Private {
+		group.Go(func() error {
+			h.preload(living)
+			h.keepWarm(living)
+			return nil
+		})
+	}
 	h.log.InfoContext(ctx, "the hive listens", "addr", ln.Addr().String(), "private", h.cfg.Private)
 	if err := presence.announce(*h.base.Load()); err != nil {
 		shutdown(err)
@@ -232,6 +272,11 @@ func dial(url, key string) pool.Link { return link{client.New(url, client.Key(ke
 
 func (l link) Health(ctx context.Context) error {
 	_, err := l.Client.Health(ctx)
+	return err
+}
+
+func (l link) Rest(ctx context.Context) error {
+	_, err := l.Client.Rest(ctx)
 	return err
 }
 

@@ -26,7 +26,7 @@ import (
 var update = flag.Bool("update", false, "write docs/openapi-hive.json anew")
 
 // listen serves a handler on loopback until the test ends.
-func listen(t *testing.T, h http.Handler) string {
+func listen(t testing.TB, h http.Handler) string {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)

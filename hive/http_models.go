@@ -49,11 +49,11 @@ func (h *Hive) showModel(w http.ResponseWriter, r *http.Request) error {
 // estimates are the needs of a worker with one slot, up to the context that the
 // model was trained for.
 func (h *Hive) estimates(ctx context.Context, f gguf.File) []rbee.MemoryEstimate {
-	where := h.roomiest(ctx)
+	where, free := h.roomiest(ctx)
 	list := []rbee.MemoryEstimate{}
 	add := func(tokens int) {
 		need := f.Estimate(tokens, 1, where.backend).Need()
-		list = append(list, rbee.MemoryEstimate{ContextTokens: tokens, Slots: 1, Device: where.device, MemoryBytes: need, Fits: need <= where.free})
+		list = append(list, rbee.MemoryEstimate{ContextTokens: tokens, Slots: 1, Device: where.device, MemoryBytes: need, Fits: need <= free})
 	}
 	for _, tokens := range shownContexts {
 		if f.ContextLength == 0 || tokens < f.ContextLength {

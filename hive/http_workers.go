@@ -23,19 +23,28 @@ func (h *Hive) health(context.Context, *struct{}) (*reply[rbee.Health], error) {
 }
 
 func (h *Hive) listDevices(ctx context.Context, _ *struct{}) (*reply[rbee.DeviceList], error) {
-	return &reply[rbee.DeviceList]{h.devices.list(ctx)}, nil
+	return &reply[rbee.DeviceList]{h.devices.recent(ctx)}, nil
 }
 
 func (h *Hive) spawnWorker(ctx context.Context, in *struct{ Body rbee.SpawnRequest }) (*reply[rbee.SpawnReply], error) {
-	w, download, err := h.spawn(ctx, in.Body)
+	if err := h.standing.enter(); err != nil {
+		return nil, err
+	}
+	defer h.standing.leave()
+	s, err := h.spawn(ctx, in.Body)
 	if err != nil {
 		return nil, err
 	}
+	if s.reused {
+		return &reply[rbee.SpawnReply]{rbee.SpawnReply{WorkerID: s.worker.ID, URL: s.worker.URL, State: s.worker.State, Reused: true}}, nil
+	}
 	if ctx.Err() != nil { // who asked has left without the worker's id
-		h.pool.Order(w.ID, false)
+		h.pool.Order(s.worker.ID, false)
 		return nil, context.Cause(ctx)
 	}
-	return &reply[rbee.SpawnReply]{rbee.SpawnReply{WorkerID: w.ID, URL: w.URL, State: rbee.WorkerLoading, DownloadID: download}}, nil
+	return &reply[rbee.SpawnReply]{rbee.SpawnReply{
+		WorkerID: s.worker.ID, URL: s.worker.URL, State: rbee.WorkerLoading, DownloadID: s.download,
+	}}, nil
 }
 
 func (h *Hive) workerReady(ctx context.Context, in *struct{ Body rbee.ReadyRequest }) (*reply[rbee.Message], error) {
@@ -144,7 +153,10 @@ func (h *Hive) streamEvents(ctx context.Context, _ *struct{}, w http.ResponseWri
 	defer release()
 	workers, changes := h.pool.Feed().Subscribe(ctx)
 	out := sse.NewWriter(w)
-	if err := out.JSON(rbee.Event{Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers, Downloads: h.store.Downloads()}); err != nil {
+	standing := h.standing.now(time.Now())
+	if err := out.JSON(rbee.Event{
+		Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers, Downloads: h.store.Downloads(), Hive: &standing,
+	}); err != nil {
 		return gone(ctx, err)
 	}
 	return tellChanges(ctx, out, changes)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,11 +16,27 @@ import (
 
 	"rbee"
 	"rbee/hive/pool"
+	"rbee/internal/conf"
+	"rbee/internal/durable"
+	"rbee/internal/logfile"
+	"rbee/internal/service"
 	"rbee/internal/supervise"
 )
 
 // workerName is the program of a worker.
 const workerName = "llm-worker-rbee"
+
+// workerOOMScore makes the kernel end a worker, which can be started again,
+// rather than the hive or what else the machine is for.
+const workerOOMScore = 500
+
+// The bounds of what workers wrote, on disk.
+const (
+	workerLogBytes  = 4 << 20
+	workerLogAge    = 14 * 24 * time.Hour
+	workerLogFiles  = 64
+	workerLogsBytes = 128 << 20 // all together
+)
 
 // workerProgram finds the worker: where the settings say, beside this program, in PATH.
 func workerProgram(configured string) (string, error) {
@@ -67,12 +85,64 @@ func (h *Hive) launch(id rbee.WorkerID, key string, s pool.Spec) (pool.Process, 
 	if h.key != "" {
 		env = append(env, "RBEE_CALLBACK_KEY="+h.key.Reveal())
 	}
-	p, err := h.spawner.Start(supervise.Spec{Path: h.program, Args: args, Env: env})
+	p, err := h.spawner.Start(supervise.Spec{
+		Path: h.program, Args: args, Env: env, Copy: h.workerLog(id, s.Ref),
+		Contain: true, MemoryBytes: memoryBound(h.cfg.Settings.Hive), OOMScore: workerOOMScore,
+	})
 	if err != nil {
 		return nil, cannotRun(h.program, err)
 	}
 	h.metrics.spawns.Inc()
-	return process{p}, nil
+	return supervised{p}, nil
+}
+
+// memoryBound is where the kernel ends a worker: well above what is admitted,
+// so that an estimate that is a little short costs nothing. 0 is no bound.
+func memoryBound(settings conf.Hive) int64 {
+	limit := int64(settings.MemoryLimitMB) * megabyte
+	return limit + limit/8
+}
+
+// workerLog is the file for what a worker writes; nil where there is to be
+// none. A private hive leaves nothing behind.
+func (h *Hive) workerLog(id rbee.WorkerID, ref rbee.ModelRef) io.WriteCloser {
+	if h.cfg.Private {
+		return nil
+	}
+	dir := workerLogs(h.cfg.Settings.Home)
+	sweepWorkerLogs(h.cfg.Settings.Home, h.log)
+	err := durable.MkdirAll(dir)
+	if err == nil {
+		var file *logfile.File
+		if file, err = logfile.Open(filepath.Join(dir, logName(id, ref)), logfile.Limits{Bytes: workerLogBytes, Old: 1}); err == nil {
+			return file
+		}
+	}
+	h.log.Warn("cannot keep what the worker writes on disk", "worker", id, "err", err)
+	return nil
+}
+
+func workerLogs(home conf.Home) string { return filepath.Join(home.LogsDir(), "workers") }
+
+// sweepWorkerLogs removes old logs of workers.
+func sweepWorkerLogs(home conf.Home, log *slog.Logger) {
+	err := logfile.Sweep(workerLogs(home), logfile.Bounds{Age: workerLogAge, Files: workerLogFiles, Bytes: workerLogsBytes})
+	if err != nil {
+		log.Warn("cannot remove old logs of workers", "err", err)
+	}
+}
+
+// logName names the log of a worker for its model. What a model is called
+// comes from outside, and file names are short and have no slash.
+func logName(id rbee.WorkerID, ref rbee.ModelRef) string {
+	model := strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
+			return c
+		}
+		return '_'
+	}, ref.String())
+	model = strings.TrimLeft(model[max(0, len(model)-80):], "._-")
+	return model + "-" + string(id) + ".log"
 }
 
 func cannotRun(program string, err error) error {
@@ -83,24 +153,25 @@ func cannotRun(program string, err error) error {
 		Suggest("check that the program is there and may be run")
 }
 
-// childEnv is the environment of a child: ours, without what is secret.
+// childEnv is the environment of a child: ours, without what is secret and
+// what the service manager says to this process alone.
 func childEnv() []string {
 	var env []string
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); !isSecret(name) && !strings.HasPrefix(name, "RBEE_NODES_") {
+		if name, _, _ := strings.Cut(kv, "="); !isSecret(name) && !service.Own(name) && !strings.HasPrefix(name, "RBEE_NODES_") {
 			env = append(env, kv)
 		}
 	}
 	return env
 }
 
-// process is a supervised process as the pool knows one.
-type process struct{ *supervise.Process }
+// supervised is a supervised process as the pool knows one.
+type supervised struct{ *supervise.Process }
 
-func (p process) Exit() string                                { return p.Process.Exit().String() }
-func (p process) Lines() []string                             { return p.Log().Lines() }
-func (p process) Follow(ctx context.Context) iter.Seq[string] { return p.Log().Follow(ctx) }
-func (p process) Stop(ctx context.Context, grace time.Duration) {
+func (p supervised) Exit() string                                { return p.Process.Exit().String() }
+func (p supervised) Lines() []string                             { return p.Log().Lines() }
+func (p supervised) Follow(ctx context.Context) iter.Seq[string] { return p.Log().Follow(ctx) }
+func (p supervised) Stop(ctx context.Context, grace time.Duration) {
 	p.Process.Stop(ctx, grace)
 }
 

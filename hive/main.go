@@ -9,9 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"rbee"
-	"rbee/internal/conf"
-	"rbee/internal/logging"
-	"rbee/internal/supervise"
 )
 
 // Main is the program rbee-hive: it reads args, runs until ctx ends or a
@@ -79,52 +76,4 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%q takes no arguments", cmd.Name()), cmd.CommandPath()}
 	}
 	return nil
-}
-
-func daemonCommand(stdout, stderr io.Writer) *cobra.Command {
-	var addr, level, format string
-	var private bool
-	var keepAlive conf.KeepAlive
-	cmd := &cobra.Command{
-		Use:   "daemon",
-		Short: "Run the hive until it is told to end",
-		Long: "Run the hive in the foreground until SIGINT, SIGTERM or POST /v1/shutdown; its\n" +
-			"workers end with it. Settings come from config.yaml, then the environment, then\n" +
-			"the flags below.",
-		Args: noArgs,
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&addr, "addr", "", "HOST:PORT to listen on (default hive.addr of the config)")
-	flags.BoolVar(&private, "private", false, "serve one caller: take no lock of the state directory and print the address on standard output")
-	flags.Var(&keepAlive, "keep-alive", "idle time after which a worker ends: a duration, 0 or forever (default worker.keep_alive of the config)")
-	flags.StringVar(&level, "log-level", "", "debug, info, warn or error (default log.level of the config)")
-	flags.StringVar(&format, "log-format", "", "auto, text or json (default log.format of the config)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		settings, err := conf.Load(conf.Options{Override: func(c *conf.Config) {
-			override(&c.Hive.Addr, addr)
-			override(&c.Log.Level, level)
-			override(&c.Log.Format, format)
-			if flags.Changed("keep-alive") {
-				c.Worker.KeepAlive = keepAlive
-			}
-		}})
-		if err != nil {
-			return err
-		}
-		log := logging.New(stderr, logging.Options{Level: settings.Log.Level, Format: settings.Log.Format, Role: "hive"})
-		h, err := New(Config{Settings: settings, Private: private, Announce: stdout, Log: log})
-		if err != nil {
-			return err
-		}
-		ctx, stop := supervise.WatchParent(cmd.Context())
-		defer stop()
-		return h.Run(ctx)
-	}
-	return cmd
-}
-
-func override(setting *string, flag string) {
-	if flag != "" {
-		*setting = flag
-	}
 }

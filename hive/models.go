@@ -77,8 +77,8 @@ func schedule(s conf.Download) download.Schedule {
 // machine is what this machine has for a worker with one slot, on the device
 // that a spawn would choose.
 func (h *Hive) machine(ctx context.Context) provision.Machine {
-	where := h.roomiest(ctx)
-	return provision.Machine{FreeBytes: where.free, Need: func(f gguf.File) int64 {
+	where, free := h.roomiest(ctx)
+	return provision.Machine{FreeBytes: free, Need: func(f gguf.File) int64 {
 		return f.Estimate(h.usualContext(f), 1, where.backend).Need()
 	}}
 }

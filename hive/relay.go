@@ -16,6 +16,7 @@ import (
 
 	"rbee"
 	"rbee/hive/pool"
+	"rbee/internal/conf"
 	"rbee/internal/httpapi"
 	"rbee/internal/sse"
 )
@@ -49,6 +50,7 @@ func newRelay(h *Hive) *relay {
 	t.Proxy = nil // workers are never behind the proxy of the web
 	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = 64
+	t.ReadBufferSize, t.WriteBufferSize = bufferBytes/2, bufferBytes/4
 	r := &relay{hive: h, transport: t}
 	r.proxy = &httputil.ReverseProxy{
 		Transport:      t,
@@ -69,7 +71,9 @@ func (r *relay) close() { r.transport.CloseIdleConnections() }
 // buffers lends the proxy what it copies with.
 type buffers struct{ pool sync.Pool }
 
-const bufferBytes = 32 << 10
+// bufferBytes is small: each stream holds two of them for as long as it lasts,
+// and its events are smaller still.
+const bufferBytes = 4 << 10
 
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
@@ -113,6 +117,10 @@ func (r *relay) serve(w http.ResponseWriter, req *http.Request) error {
 		}
 		return r.pass(w, req, target, path)
 	}
+	if err := r.hive.standing.enter(); err != nil {
+		return err
+	}
+	defer r.hive.standing.leave()
 	lease, err := r.hive.pool.Acquire(req.Context(), id)
 	if err != nil {
 		if e := rbee.AsError(err); e.Code == rbee.CodeWorkerNotReady {
@@ -161,6 +169,7 @@ func (r *relay) modify(resp *http.Response) error {
 	resp.Header.Del(rbee.VersionHeader)
 	resp.Header.Del("X-Content-Type-Options")
 	resp.Header.Del("Location") // it would lead the caller to a path of the hive
+	r.keepAlive(resp)
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), sse.ContentType) {
 		return nil
 	}
@@ -168,13 +177,51 @@ func (r *relay) modify(resp *http.Response) error {
 	return nil
 }
 
+// keepAliveHeader is what a worker says of how long its request wants it kept.
+const keepAliveHeader = "X-Rbee-Keep-Alive"
+
+// keepAlive carries out what a request wants, and keeps it between worker and hive.
+func (r *relay) keepAlive(resp *http.Response) {
+	text := resp.Header.Get(keepAliveHeader)
+	resp.Header.Del(keepAliveHeader)
+	if text == "" {
+		return
+	}
+	k, err := conf.ParseKeepAlive(text)
+	if err != nil {
+		r.hive.log.Warn("a worker says in words that are not ours how long it is to be kept", "err", err)
+		return
+	}
+	relayedOf(resp.Request.Context()).target.KeepAlive(keepAlive(k))
+}
+
 // maxHeldBack bounds the part of an event that waits for its end.
 const maxHeldBack = 1 << 20
 
 var (
-	eventEnd = []byte("\n\n")
-	lastMark = []byte("data: " + sse.End + "\n\n")
+	eventEnd     = []byte("\n\n")
+	eventEndCRLF = []byte("\r\n\r\n") // of servers that are not ours
+	lastMark     = []byte("data: " + sse.End + "\n\n")
 )
+
+// lastEnd is where the last whole event ends, and how many end before.
+func lastEnd(b []byte) (end, events int) {
+	for _, mark := range [...][]byte{eventEnd, eventEndCRLF} {
+		if i := bytes.LastIndex(b, mark); i >= 0 {
+			end = max(end, i+len(mark))
+			events += bytes.Count(b, mark)
+		}
+	}
+	return end, events
+}
+
+// isLast says whether whole events end with the end mark.
+func isLast(events []byte) bool {
+	line := bytes.TrimRight(events, "\r\n")
+	line = line[bytes.LastIndexByte(line, '\n')+1:]
+	data, ok := bytes.CutPrefix(line, []byte("data:"))
+	return ok && string(bytes.TrimPrefix(data, []byte(" "))) == sse.End
+}
 
 // events is the body of a stream of events. It hands on whole events only, so
 // that the one it adds when the worker dies never lands in the middle of another.
@@ -212,10 +259,11 @@ func (e *events) fill() {
 	from := len(e.buf)
 	n, err := e.body.Read(e.buf[from:cap(e.buf)])
 	e.buf = e.buf[:from+n]
-	if end := bytes.LastIndex(e.buf[max(0, from-1):], eventEnd); end >= 0 {
-		e.whole = max(0, from-1) + end + len(eventEnd)
-		e.metrics.relayEvents.Add(float64(bytes.Count(e.buf[max(0, from-1):e.whole], eventEnd)))
-		e.finite = bytes.HasSuffix(e.buf[:e.whole], lastMark)
+	fresh := e.buf[max(0, from-len(eventEndCRLF)+1):] // an end may have begun before
+	if end, events := lastEnd(fresh); events > 0 {
+		e.whole = len(e.buf) - len(fresh) + end
+		e.metrics.relayEvents.Add(float64(events))
+		e.finite = isLast(e.buf[:e.whole])
 	} else if len(e.buf) > maxHeldBack {
 		e.whole = len(e.buf)
 	}

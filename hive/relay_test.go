@@ -77,6 +77,9 @@ func TestTheRelayAddsAnEndToAStreamThatBreaks(t *testing.T) {
 		"reset in the end mark":        {a + "data: [DO", broken, a, true},
 		"nothing at all":               {"", io.EOF, "", true},
 		"half of the end of an event":  {a + "data: {\"token\":\"b\"}\n", io.EOF, a, true},
+		"events of a foreign server":   {"data: a\r\n\r\ndata: [DONE]\r\n\r\n", broken, "data: a\r\n\r\ndata: [DONE]\r\n\r\n", false},
+		"its end mark without a space": {"data:a\r\n\r\ndata:[DONE]\r\n\r\n", io.EOF, "data:a\r\n\r\ndata:[DONE]\r\n\r\n", false},
+		"its stream, cut":              {"data: a\r\n\r\ndata: b\r\n", io.EOF, "data: a\r\n\r\n", true},
 		"the end mark inside a string": {`data: {"token":"data: [DONE]"}` + "\n\n", io.EOF, `data: {"token":"data: [DONE]"}` + "\n\n", true},
 	} {
 		for how, wrap := range map[string]func(io.Reader) io.Reader{
@@ -122,6 +125,21 @@ func BenchmarkRelayedEvent(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestAnEventIsRelayedWithoutAllocations(t *testing.T) {
+	bubble(func(t *testing.T) {
+		m, target := relayRig(t)
+		e := &events{body: io.NopCloser(&repeat{event: []byte("data: {\"token\":\" word\"}\n\n")}), ctx: t.Context(), to: &relayed{target: target}, metrics: m}
+		w := make([]byte, bufferBytes)
+		if n := testing.AllocsPerRun(1000, func() {
+			if _, err := e.Read(w); err != nil {
+				t.Fatal(err)
+			}
+		}); n > 0 {
+			t.Errorf("%g allocations for one event", n)
+		}
+	})(t)
 }
 
 // repeat says one event at each read.

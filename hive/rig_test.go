@@ -73,7 +73,7 @@ func (l *logBuffer) String() string {
 // running is a hive in this process.
 type running struct {
 	*client.Client
-	t    *testing.T
+	t    testing.TB
 	home string
 	log  logBuffer
 	end  func() error // ends the hive and waits
@@ -81,19 +81,25 @@ type running struct {
 
 // environ is the environment of a hive on a free port with a state directory
 // of its own and the fake worker. NAME=value in more comes last and wins.
-func environ(t *testing.T, home string, more ...string) []string {
+func environ(t testing.TB, home string, more ...string) []string {
 	return append([]string{
 		"HF_HOME=" + filepath.Join(home, "hf"), "RBEE_HOME=" + home, "RBEE_HIVE_ADDR=127.0.0.1:0", "RBEE_WORKER_PROGRAM=" + workerProgram, "RBEE_ENGINE_DIR=" + enginestest.Dir(t),
 	}, more...)
 }
 
 // start runs a hive until the test ends.
-func start(t *testing.T, env ...string) *running {
+func start(t testing.TB, env ...string) *running {
 	t.Helper()
 	return startAt(t, t.TempDir(), env...)
 }
 
-func startAt(t *testing.T, home string, env ...string) *running {
+func startAt(t testing.TB, home string, env ...string) *running {
+	t.Helper()
+	return startTuned(t, home, func(*hive.Hive) {}, env...)
+}
+
+// startTuned is startAt for a hive that is changed before it runs.
+func startTuned(t testing.TB, home string, tune func(*hive.Hive), env ...string) *running {
 	t.Helper()
 	before := goleak.IgnoreCurrent()
 	env = environ(t, home, env...)
@@ -106,6 +112,7 @@ func startAt(t *testing.T, home string, env ...string) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tune(h)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- h.Run(ctx) }()
@@ -153,7 +160,7 @@ func (r *running) eventually(what string, is func() bool) {
 	eventually(r.t, what, is)
 }
 
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for !is() {
@@ -272,7 +279,7 @@ func alive(pid int) bool {
 	return len(fields) > 0 && fields[0] != "Z"
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

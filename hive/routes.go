@@ -2,6 +2,7 @@ package hive
 
 import (
 	"net/http"
+	"slices"
 
 	"rbee"
 	"rbee/internal/httpapi"
@@ -9,7 +10,9 @@ import (
 )
 
 // routes is the API of a hive.
-func (h *Hive) routes() []httpapi.Route { return append(h.workerRoutes(), h.modelRoutes()...) }
+func (h *Hive) routes() []httpapi.Route {
+	return slices.Concat(h.workerRoutes(), h.holdRoutes(), h.openAIRoutes(), h.modelRoutes())
+}
 
 func (h *Hive) workerRoutes() []httpapi.Route {
 	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
@@ -69,6 +72,60 @@ func (h *Hive) workerRoutes() []httpapi.Route {
 		{
 			Method: get, Path: "/metrics",
 			Summary: "The figures of the hive in the text format of Prometheus.", Handler: httpapi.Raw(h.metrics.handler()),
+		},
+	}
+}
+
+// holdRoutes are about what the hive holds and takes on.
+func (h *Hive) holdRoutes() []httpapi.Route {
+	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
+	return []httpapi.Route{
+		{
+			Method: post, Path: "/v1/workers/{id}/pin",
+			Summary: "Keeps a worker from being ended for another model or by idleness.", Handler: httpapi.JSON(h.pinWorker),
+		},
+		{
+			Method: del, Path: "/v1/workers/{id}/pin",
+			Summary: "Takes the pin of a worker away.", Handler: httpapi.JSON(h.unpinWorker),
+		},
+		{
+			Method: get, Path: "/v1/decisions",
+			Summary: "The last decisions about memory, newest first, with all that they were made of.", Handler: httpapi.JSON(h.listDecisions),
+		},
+		{
+			Method: get, Path: "/v1/status",
+			Summary: "What the hive takes on, why, and how its memory is used.", Handler: httpapi.JSON(h.showStatus),
+		},
+		{
+			Method: post, Path: "/v1/cordon",
+			Summary: "Has the hive start no more workers; those it has go on.", Handler: httpapi.JSON(h.cordon),
+		},
+		{
+			Method: post, Path: "/v1/uncordon",
+			Summary: "Takes cordon and drain back.", Handler: httpapi.JSON(h.uncordon),
+		},
+		{
+			Method: post, Path: "/v1/drain",
+			Summary: "Has the hive take no more requests, finish what runs, and end its workers.", Handler: httpapi.JSON(h.drain),
+		},
+	}
+}
+
+// openAIRoutes find the worker by the model that a request names.
+func (h *Hive) openAIRoutes() []httpapi.Route {
+	post := http.MethodPost
+	return []httpapi.Route{
+		{
+			Method: post, Path: "/v1/chat/completions", OpenAI: true,
+			Summary: "OpenAI's chat completions, by a worker of the model, which is started if there is none.", Handler: httpapi.RawFunc(h.openAI),
+		},
+		{
+			Method: post, Path: "/v1/completions", OpenAI: true,
+			Summary: "OpenAI's completions, in the same way.", Handler: httpapi.RawFunc(h.openAI),
+		},
+		{
+			Method: post, Path: "/v1/embeddings", OpenAI: true,
+			Summary: "OpenAI's embeddings, in the same way.", Handler: httpapi.RawFunc(h.openAI),
 		},
 	}
 }

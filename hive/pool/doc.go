@@ -12,8 +12,13 @@
 // at least one request in flight; draining begins with an order to end or with
 // idleness; failed is an end that nobody ordered, or a kill for cause.
 //
+// Orders from outside are one method each: Stop and Order end a worker, Evict
+// ends one that is idle, Pin keeps one from that. An idle worker rests after a
+// while, which is no state of its own: it gives its KV cache back, and the next
+// request makes it again.
+//
 // The package reaches processes and workers through the interfaces of
 // effects.go only, so that tests need neither. It does not know where models
-// come from and whether they fit: the caller decides that inside Start. It
-// never restarts a worker.
+// come from and whether they fit: the caller decides that in a Plan, one at a
+// time. It never restarts a worker.
 package pool

@@ -28,6 +28,8 @@ type Link interface {
 	Health(ctx context.Context) error
 	Ready(ctx context.Context) (rbee.Readiness, error)
 	LoadProgress(ctx context.Context) iter.Seq2[rbee.LoadProgress, error]
+	// Rest has the worker give its KV cache back until the next request.
+	Rest(ctx context.Context) error
 	// Drain tells the worker to finish what runs and exit.
 	Drain(ctx context.Context) error
 	// Shutdown tells the worker to end its streams and exit.
@@ -45,17 +47,36 @@ type Dial func(url, key string) Link
 
 // Spec says what worker to start.
 type Spec struct {
-	Ref         rbee.ModelRef
-	Path        string // of the GGUF file
-	Backend     rbee.Backend
-	Device      rbee.DeviceID
-	Slots       int
-	Context     int   // tokens of one request
-	KVTokens    int   // tokens of all slots together
-	Queue       int   // requests that may wait
-	MemoryBytes int64 // estimated need
-	KeepAlive   KeepAlive
+	Ref       rbee.ModelRef
+	Path      string // of the GGUF file
+	Backend   rbee.Backend
+	Device    rbee.DeviceID
+	Slots     int
+	Context   int    // tokens of one request
+	KVTokens  int    // tokens of all slots together
+	Queue     int    // requests that may wait
+	Digest    string // of the model's bytes, or what else tells them from others
+	Before    Before
+	Weight    Weight // estimated need
+	KeepAlive KeepAlive
+	RestAfter time.Duration // idle time after which it rests; 0 for half of KeepAlive, negative for never
 }
+
+// Before is a device at the moment when it was decided to start a worker on it.
+type Before struct {
+	FreeBytes int64
+	Turn      int64 // counts the starts and ends there
+}
+
+// Weight is the memory of a worker.
+type Weight struct {
+	Memory rbee.Memory // by device
+	Mapped int64       // of main memory, the bytes of mapped files, which the system shows as free
+}
+
+// Weigh measures the memory of a worker's process that has loaded its model.
+// It reports false where that is not possible.
+type Weigh func(ctx context.Context, w rbee.Worker, spec Spec) (Weight, bool)
 
 // KeepAlive says how long a worker may be idle. Zero means until its first
 // requests are over; then, and after DefaultKeepAlive without any, it ends.

@@ -8,15 +8,15 @@ import (
 )
 
 // order ends the worker on purpose. It returns at once.
-func (l *life) order(how manner, why string) {
-	l.ask(func() { l.end(how, why) })
+func (l *life) order(how manner, cause Cause, why string) {
+	l.ask(func() { l.end(how, cause, why) })
 }
 
 // end begins the end of the worker, or hastens one that has begun.
-func (l *life) end(how manner, why string) {
+func (l *life) end(how manner, cause Cause, why string) {
 	switch {
 	case l.proc == nil:
-		l.w.Reason = why
+		l.w.Reason, l.cause = why, cause
 		l.become(rbee.WorkerDraining)
 		l.over(rbee.WorkerStopped, nil)
 		return
@@ -28,7 +28,7 @@ func (l *life) end(how manner, why string) {
 		}
 		return
 	}
-	l.w.Reason = why
+	l.w.Reason, l.cause = why, cause
 	l.become(rbee.WorkerDraining)
 	patience, urgent := context.WithCancel(l.ctx)
 	l.urgent = urgent

@@ -126,6 +126,11 @@ func (w *fakeWorker) Shutdown(context.Context) error {
 	return nil
 }
 
+func (w *fakeWorker) Rest(context.Context) error {
+	w.note("rest")
+	return nil
+}
+
 func (*fakeWorker) Close() {}
 
 // rig is a pool over fake workers, in a bubble of synctest.
@@ -136,6 +141,8 @@ type rig struct {
 	workers map[rbee.WorkerID]*fakeWorker
 	ended   []rbee.Worker
 	launch  func() error // why no process starts; nil if one does
+	weigh   pool.Weigh   // nil for none
+	causes  []pool.Cause // of the ends
 	stop    func()       // ends the pool and waits
 }
 
@@ -166,10 +173,16 @@ func newRig(t *testing.T) *rig {
 		Dial:      func(url, _ string) pool.Link { return byURL(url) },
 		URL:       func(id rbee.WorkerID) string { return "http://hive/v1/workers/" + string(id) },
 		LoadStall: time.Minute,
-		Ended: func(w rbee.Worker) {
+		Weigh: func(ctx context.Context, w rbee.Worker, s pool.Spec) (pool.Weight, bool) {
+			if r.weigh == nil {
+				return pool.Weight{}, false
+			}
+			return r.weigh(ctx, w, s)
+		},
+		Ended: func(w rbee.Worker, cause pool.Cause) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.ended = append(r.ended, w)
+			r.ended, r.causes = append(r.ended, w), append(r.causes, cause)
 		},
 		Log: slog.New(slog.DiscardHandler),
 	})
@@ -198,8 +211,11 @@ func (r *rig) add(id rbee.WorkerID) *fakeWorker {
 
 func (r *rig) start(k pool.KeepAlive) (rbee.WorkerID, *fakeWorker) {
 	r.t.Helper()
-	w, err := r.pool.Start(func([]rbee.Worker) (pool.Spec, error) {
-		return pool.Spec{Ref: ref, Path: "/m/a.gguf", Backend: rbee.BackendCPU, Device: "cpu", Slots: 4, KeepAlive: k}, nil
+	w, err := r.pool.Start(r.t.Context(), func(context.Context, []rbee.Worker) (pool.Spec, error) {
+		return pool.Spec{
+			Ref: ref, Path: "/m/a.gguf", Backend: rbee.BackendCPU, Device: "cpu", Slots: 4, KeepAlive: k,
+			Weight: pool.Weight{Memory: rbee.Memory{"cpu": 100}, Mapped: 60},
+		}, nil
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,14 +78,68 @@ func (p *Pool) Acquire(ctx context.Context, id rbee.WorkerID) (*Lease, error) {
 	}
 }
 
+// Await is Acquire for a worker that may still load: it returns when the worker
+// is ready, whose first request this is, or has ended.
+func (p *Pool) Await(ctx context.Context, id rbee.WorkerID) (*Lease, error) {
+	l, err := p.alive(id)
+	if err != nil {
+		return nil, err
+	}
+	granted := make(chan *Lease, 1)
+	var lease *Lease
+	if !l.ask(func() {
+		if lease = l.acquire(); lease == nil {
+			l.granting = append(l.granting, granted)
+		}
+	}) {
+		return nil, l.why()
+	}
+	if lease != nil {
+		return lease, nil
+	}
+	select {
+	case lease = <-granted:
+		return lease, nil
+	case <-l.ctx.Done():
+		select {
+		case lease = <-granted: // and it ended at once
+			lease.Release()
+		default:
+		}
+		return nil, l.why()
+	case <-ctx.Done():
+		l.ask(func() {
+			l.granting = slices.DeleteFunc(l.granting, func(c chan *Lease) bool { return c == granted })
+		})
+		select {
+		case lease = <-granted:
+			lease.Release()
+		default:
+		}
+		return nil, context.Cause(ctx)
+	}
+}
+
+// grant gives the worker to whoever waits for it.
+func (l *life) grant() {
+	for _, c := range l.granting {
+		c <- l.acquire() // there is room for one
+	}
+	l.granting = nil
+}
+
 // acquire is for run's goroutine; nil says not now.
 func (l *life) acquire() *Lease {
 	if !l.w.State.Ready() || l.failing != nil {
 		return nil
 	}
 	l.inFlight++
-	l.served = true
+	l.w.Requests++
+	if l.w.Resting {
+		l.wake()
+	}
 	l.idle.Reset(never)
+	l.rest.Reset(never)
 	if l.w.State == rbee.WorkerIdle {
 		l.become(rbee.WorkerBusy)
 	} else {
@@ -105,7 +160,10 @@ func (l *life) released() {
 	l.count()
 	if l.w.State == rbee.WorkerBusy && l.inFlight == 0 {
 		l.become(rbee.WorkerIdle)
-		l.idle.Reset(l.idleAfter())
+		l.rearm()
+		if l.w.Requests <= weighings {
+			l.weigh()
+		}
 		return
 	}
 	l.pool.publish(l)

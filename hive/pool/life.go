@@ -40,6 +40,19 @@ const (
 	hurry               // end what runs
 )
 
+// Cause says why a worker ended.
+type Cause string
+
+// The causes. Each but failed is an order.
+const (
+	CauseFailed   Cause = "failed"
+	CauseIdle     Cause = "idle"    // it was idle for long enough
+	CauseEvicted  Cause = "evicted" // another model needed its memory
+	CauseOrdered  Cause = "ordered" // somebody told it to stop
+	CauseDrained  Cause = "drained" // the hive drains
+	CauseShutdown Cause = "shutdown"
+)
+
 // life is one worker from start to end. All fields below run's line belong to
 // the goroutine of run; others reach them through ask.
 type life struct {
@@ -63,7 +76,11 @@ type life struct {
 	link     Link
 	changed  chan struct{} // closed and renewed at each change of state
 	inFlight int
-	served   bool        // at least one request
+	granting []chan *Lease // of who waits until it is ready, first come first
+	cause    Cause
+	weight   Weight      // what it takes
+	rested   rbee.Memory // what of it was given back
+	launched time.Time
 	failing  *rbee.Error // it is being killed for this
 	told     *rbee.Error // what the worker itself said about its loading
 	progress rbee.LoadProgress
@@ -75,6 +92,7 @@ type life struct {
 
 	urgent context.CancelFunc // ends the patience of a drain; nil before an order
 	idle   *time.Timer
+	rest   *time.Timer
 	stall  *time.Timer
 	health *time.Timer
 }
@@ -91,11 +109,12 @@ func (l *life) run() {
 	defer close(l.done)
 	defer l.errands.Wait()
 	defer l.cancel()
-	l.idle, l.stall, l.health = time.NewTimer(never), time.NewTimer(l.pool.cfg.LoadStall), time.NewTimer(never)
+	l.idle, l.rest, l.stall, l.health = time.NewTimer(never), time.NewTimer(never), time.NewTimer(l.pool.cfg.LoadStall), time.NewTimer(never)
 	if l.preparing {
 		l.stall.Stop()
 	}
 	defer l.idle.Stop()
+	defer l.rest.Stop()
 	defer l.stall.Stop()
 	defer l.health.Stop()
 	for !l.w.State.Final() {
@@ -106,6 +125,8 @@ func (l *life) run() {
 			l.exited()
 		case <-l.idle.C:
 			l.idleEnough()
+		case <-l.rest.C:
+			l.restEnough()
 		case <-l.stall.C:
 			l.stalled()
 		case <-l.health.C:
@@ -145,6 +166,7 @@ func (l *life) become(to rbee.WorkerState) {
 	l.w.State = to
 	l.w.LastActivity = time.Now()
 	l.count()
+	l.account()
 	close(l.changed)
 	l.changed = make(chan struct{})
 	if !to.Final() {
@@ -194,9 +216,9 @@ func (l *life) calledBack(url string, local bool) error {
 // idleAfter is how long the worker may be idle from now on.
 func (l *life) idleAfter() time.Duration {
 	switch k := l.spec.KeepAlive; {
-	case k.Forever || l.proc == nil:
+	case k.Forever || l.w.Pinned || l.proc == nil:
 		return never
-	case k.Idle <= 0 && !l.served:
+	case k.Idle <= 0 && l.w.Requests == 0:
 		return DefaultKeepAlive // until somebody comes
 	default:
 		return k.Idle
@@ -209,7 +231,7 @@ func (l *life) idleEnough() {
 	}
 	idle := l.idleAfter()
 	l.pool.cfg.Log.Info("worker is idle and ends", "worker", l.id, "model", l.w.ModelRef.String(), "idle", idle)
-	l.end(drain, fmt.Sprintf("it was idle for %s", idle))
+	l.end(drain, CauseIdle, fmt.Sprintf("it was idle for %s", idle))
 }
 
 // checkHealth asks the worker once whether it lives.
@@ -299,6 +321,7 @@ func (l *life) over(state rbee.WorkerState, why *rbee.Error) {
 	before := l.w.State
 	l.become(state)
 	if state == rbee.WorkerFailed {
+		l.cause = CauseFailed
 		l.pool.cfg.Log.Error("worker failed", "worker", l.id, "model", l.w.ModelRef.String(), "state", string(before),
 			"err", why, "exit", l.w.ExitCause, "last_lines", l.w.LastLogs)
 	} else {

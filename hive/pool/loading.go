@@ -85,10 +85,15 @@ func (l *life) becomeReady(r rbee.Readiness) {
 		l.w.ContextTokens = r.Context
 	}
 	l.stall.Stop()
+	if l.proc != nil {
+		l.w.LoadMS = max(1, time.Since(l.launched).Milliseconds())
+	}
 	l.become(rbee.WorkerIdle)
-	l.idle.Reset(l.idleAfter())
-	l.pool.cfg.Log.Info("worker is ready", "worker", l.id, "model", l.w.ModelRef.String(),
-		"load_ms", time.Since(l.w.StartedAt).Milliseconds())
+	l.rearm()
+	l.pool.cfg.Loaded(l.w)
+	l.pool.cfg.Log.Info("worker is ready", "worker", l.id, "model", l.w.ModelRef.String(), "load_ms", l.w.LoadMS)
+	l.grant()
+	l.weigh()
 }
 
 // stalled ends a worker whose loading moves no more.

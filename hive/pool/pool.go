@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rbee"
@@ -28,7 +29,9 @@ type Config struct {
 	Dial      Dial
 	URL       func(rbee.WorkerID) string // base under which this hive serves a worker
 	LoadStall time.Duration              // a load that moves nothing for so long has failed
-	Ended     func(rbee.Worker)          // told of each end; may be nil
+	Weigh     Weigh                      // may be nil
+	Loaded    func(rbee.Worker)          // told of each worker that became ready; may be nil
+	Ended     func(rbee.Worker, Cause)   // told of each end; may be nil
 	Log       *slog.Logger
 }
 
@@ -41,7 +44,9 @@ type Pool struct {
 	reg  registry.Registry
 	feed *Feed
 
-	admission sync.Mutex // one decision whether a worker fits at a time
+	admission chan struct{} // full while it is decided whether a worker fits
+	waiting   atomic.Int64  // starts that wait for room
+	bell      bell
 
 	mu      sync.Mutex
 	lives   map[rbee.WorkerID]*life
@@ -53,9 +58,15 @@ type Pool struct {
 // New makes an empty pool.
 func New(cfg Config) *Pool {
 	if cfg.Ended == nil {
-		cfg.Ended = func(rbee.Worker) {}
+		cfg.Ended = func(rbee.Worker, Cause) {}
 	}
-	p := &Pool{cfg: cfg, lives: map[rbee.WorkerID]*life{}}
+	if cfg.Loaded == nil {
+		cfg.Loaded = func(rbee.Worker) {}
+	}
+	if cfg.Weigh == nil {
+		cfg.Weigh = func(context.Context, rbee.Worker, Spec) (Weight, bool) { return Weight{}, false }
+	}
+	p := &Pool{cfg: cfg, lives: map[rbee.WorkerID]*life{}, admission: make(chan struct{}, 1)}
 	p.feed = feed.New[[]rbee.Worker, rbee.Event](feedBuffer, p.reg.List)
 	return p
 }
@@ -69,9 +80,10 @@ func (p *Pool) Run(ctx context.Context) error {
 	p.closing = true
 	lives := p.all()
 	p.mu.Unlock()
+	p.bell.ring()
 	p.feed.Publish(rbee.Event{Kind: rbee.EventShutdown, Time: time.Now()})
 	for _, l := range lives {
-		l.order(hurry, "the hive shuts down")
+		l.order(hurry, CauseShutdown, "the hive shuts down")
 	}
 	p.running.Wait()
 	p.reg.Clear()
@@ -88,33 +100,26 @@ func (p *Pool) all() []*life {
 	return lives
 }
 
-// Plan decides what to start, or that it does not fit. It sees the live workers
-// while no other start is decided.
-type Plan func(live []rbee.Worker) (Spec, error)
-
-// Start starts a worker. It returns when the process runs; how the worker fares,
-// its state tells.
-func (p *Pool) Start(plan Plan) (rbee.Worker, error) {
-	p.admission.Lock()
-	defer p.admission.Unlock()
-	spec, err := plan(p.reg.List())
-	if err != nil {
-		return rbee.Worker{}, err
-	}
-	l := p.newWorker(spec.Ref)
-	l.takeSpec(spec)
-	// The life is in the set before the process runs: its callback may come at once.
-	if _, err := p.enter(l); err != nil { // the id is new
-		return rbee.Worker{}, err
-	}
-	if err := l.launch(); err != nil {
-		p.forget(l)
-		return rbee.Worker{}, err
-	}
-	p.publish(l)
-	w := l.w // a snapshot of before the life begins
-	p.begin(l)
-	return w, nil
+// Start starts a worker. It returns when the process runs, after waiting for
+// room if the plan says so; how the worker fares, its state tells.
+func (p *Pool) Start(ctx context.Context, plan Plan) (w rbee.Worker, err error) {
+	err = p.admit(ctx, plan, func(spec Spec) error {
+		l := p.newWorker(spec.Ref)
+		l.takeSpec(spec)
+		// The life is in the set before the process runs: its callback may come at once.
+		if _, err := p.enter(l); err != nil { // the id is new
+			return err
+		}
+		if err := l.launch(); err != nil {
+			p.forget(l)
+			return err
+		}
+		p.publish(l)
+		w = l.w // a snapshot of before the life begins
+		p.begin(l)
+		return nil
+	})
+	return w, err
 }
 
 // StartLater starts a worker whose model is still to be prepared: it is starting
@@ -150,7 +155,7 @@ func (p *Pool) enter(l *life) (*life, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing {
-		return nil, rbee.Errorf(rbee.CodeWorkerNotReady, "the hive shuts down and starts no worker").Suggest("start the hive again")
+		return nil, errClosing()
 	}
 	if there, ok := p.lives[l.id]; ok {
 		return there, nil
@@ -270,7 +275,7 @@ func (p *Pool) Stop(ctx context.Context, id rbee.WorkerID) error {
 	if l == nil {
 		return nil
 	}
-	l.order(drain, "it was told to stop")
+	l.order(drain, CauseOrdered, "it was told to stop")
 	select {
 	case <-l.done:
 		return nil
@@ -287,7 +292,7 @@ func (p *Pool) Order(id rbee.WorkerID, finish bool) {
 		if finish {
 			how = drain
 		}
-		l.order(how, "it was told to stop")
+		l.order(how, CauseOrdered, "it was told to stop")
 	}
 }
 
@@ -311,6 +316,7 @@ func (p *Pool) publish(l *life) {
 		p.reg.Put(w)
 		send(rbee.Event{Kind: rbee.EventWorker, Time: time.Now(), Worker: &w})
 	})
+	p.bell.ring()
 }
 
 // bury moves a worker that has ended from the set to the ended ones.
@@ -329,5 +335,6 @@ func (p *Pool) bury(l *life) {
 		p.ended = slices.Delete(p.ended, 0, len(p.ended)-recentEnds)
 	}
 	p.mu.Unlock()
-	p.cfg.Ended(w)
+	p.cfg.Ended(w, l.cause)
+	p.bell.ring()
 }

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"regexp"
@@ -87,7 +88,7 @@ func TestALifeFromStartToIdleDeath(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		got := r.want(id, rbee.WorkerStopped)
-		if !slices.Equal(w.notes(), []string{"drain"}) || !strings.Contains(got.Reason, "idle for 5m") {
+		if !slices.Equal(w.notes(), []string{"rest", "drain"}) || !strings.Contains(got.Reason, "idle for 5m") {
 			t.Errorf("told %v, reason %q", w.notes(), got.Reason)
 		}
 		if len(r.pool.Workers()) != 0 {
@@ -344,7 +345,7 @@ func TestTheCascadeEndsAllWorkersAtOnce(t *testing.T) {
 		if len(kinds) == 0 || kinds[0] != rbee.EventShutdown || !slices.Contains(kinds, rbee.EventWorkerGone) {
 			t.Errorf("events %v", kinds)
 		}
-		if _, err := r.pool.Start(func([]rbee.Worker) (pool.Spec, error) { return pool.Spec{Ref: ref}, nil }); rbee.CodeOf(err) != rbee.CodeWorkerNotReady {
+		if _, err := r.pool.Start(r.t.Context(), func(context.Context, []rbee.Worker) (pool.Spec, error) { return pool.Spec{Ref: ref}, nil }); rbee.CodeOf(err) != rbee.CodeWorkerNotReady {
 			t.Errorf("a start after the end: %v", err)
 		}
 	})
@@ -448,7 +449,7 @@ func TestAPlanThatRefusesStartsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		refusal := rbee.Errorf(rbee.CodeInsufficientRAM, "too big")
-		_, err := r.pool.Start(func([]rbee.Worker) (pool.Spec, error) { return pool.Spec{}, refusal })
+		_, err := r.pool.Start(t.Context(), func(context.Context, []rbee.Worker) (pool.Spec, error) { return pool.Spec{}, refusal })
 		if !errors.Is(err, refusal) || len(r.workers) != 0 || len(r.pool.Workers()) != 0 {
 			t.Errorf("error %v, %d processes", err, len(r.workers))
 		}

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"time"
 
 	"rbee"
 )
@@ -23,28 +24,25 @@ func (l *life) prepare(ctx context.Context, prepare func(context.Context) (Plan,
 
 // admit carries out a plan, while no other start is decided.
 func (l *life) admit(plan Plan) error {
-	l.pool.admission.Lock()
-	defer l.pool.admission.Unlock()
-	spec, err := plan(l.pool.reg.List())
-	if err != nil {
+	return l.pool.admit(l.ctx, plan, func(spec Spec) error {
+		err := errOver
+		l.ask(func() {
+			l.takeSpec(spec)
+			if err = l.launch(); err == nil {
+				l.preparing = false
+				l.stall.Reset(l.pool.cfg.LoadStall)
+				l.pool.publish(l)
+			}
+		})
 		return err
-	}
-	err = errOver
-	l.ask(func() {
-		l.takeSpec(spec)
-		if err = l.launch(); err == nil {
-			l.preparing = false
-			l.stall.Reset(l.pool.cfg.LoadStall)
-			l.pool.publish(l)
-		}
 	})
-	return err
 }
 
 // takeSpec notes what worker it is going to be.
 func (l *life) takeSpec(s Spec) {
-	l.spec = s
-	l.w.Backend, l.w.Device, l.w.SlotsTotal, l.w.MemoryBytes, l.w.ContextTokens = s.Backend, s.Device, s.Slots, s.MemoryBytes, s.Context
+	l.spec, l.weight = s, s.Weight
+	l.w.Backend, l.w.Device, l.w.SlotsTotal, l.w.ContextTokens, l.w.KVTokens = s.Backend, s.Device, s.Slots, s.Context, s.KVTokens
+	l.account()
 }
 
 // launch starts the process. It runs before the life does, or in its goroutine.
@@ -56,7 +54,7 @@ func (l *life) launch() error {
 	l.pool.mu.Lock()
 	l.proc, l.exit = proc, proc.Done()
 	l.pool.mu.Unlock()
-	l.w.PID = proc.PID()
+	l.w.PID, l.launched = proc.PID(), time.Now()
 	l.pool.cfg.Log.Info("worker started", "worker", l.id, "model", l.spec.Ref.String(), "device", l.spec.Device, "pid", l.w.PID)
 	return nil
 }

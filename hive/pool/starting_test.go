@@ -39,11 +39,11 @@ func (r *rig) later() (id rbee.WorkerID, prepared func(pool.Plan, error), ended 
 }
 
 func planned(spec pool.Spec) pool.Plan {
-	return func([]rbee.Worker) (pool.Spec, error) { return spec, nil }
+	return func(context.Context, []rbee.Worker) (pool.Spec, error) { return spec, nil }
 }
 
 var spec = pool.Spec{
-	Ref: ref, Path: "/m/a.gguf", Backend: rbee.BackendCUDA, Device: "cuda:0", Slots: 3, Context: 512, MemoryBytes: 42,
+	Ref: ref, Path: "/m/a.gguf", Backend: rbee.BackendCUDA, Device: "cuda:0", Slots: 3, Context: 512, Weight: pool.Weight{Memory: rbee.Memory{"cuda:0": 42}},
 	KeepAlive: pool.KeepAlive{Forever: true},
 }
 
@@ -101,7 +101,7 @@ func TestWhatFailsBeforeTheStartIsTheWorkersFailure(t *testing.T) {
 	}{
 		"its preparation":             {nil, rbee.Errorf(rbee.CodeDownloadFailed, "the hub is gone"), rbee.CodeDownloadFailed},
 		"a cause that nobody may see": {nil, errors.New("secret"), rbee.CodeInternalError},
-		"the plan":                    {func([]rbee.Worker) (pool.Spec, error) { return pool.Spec{}, full }, nil, rbee.CodeInsufficientRAM},
+		"the plan":                    {func(context.Context, []rbee.Worker) (pool.Spec, error) { return pool.Spec{}, full }, nil, rbee.CodeInsufficientRAM},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestAPlanSeesTheLiveWorkersWhileNoOtherStartIsDecided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		// One fits; whoever decides while another does would see too few.
-		plan := func(live []rbee.Worker) (pool.Spec, error) {
+		plan := func(_ context.Context, live []rbee.Worker) (pool.Spec, error) {
 			runtime.Gosched()
 			for _, w := range live {
 				if w.MemoryBytes > 0 {

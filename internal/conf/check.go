@@ -54,13 +54,15 @@ func newValidator() *validator.Validate {
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(yamlName)
 	for tag, ok := range map[string]func(string) bool{
-		"addr":     addrOK,
-		"baseurl":  baseURLOK,
-		"apikey":   keyOK,
-		"abspath":  filepath.IsAbs,
-		"name":     nameOK,
-		"hours":    func(s string) bool { _, err := ParseHours(s); return err == nil },
-		"modelref": func(s string) bool { _, err := rbee.ParseModelRef(s); return err == nil },
+		"addr":       addrOK,
+		"baseurl":    baseURLOK,
+		"apikey":     keyOK,
+		"abspath":    filepath.IsAbs,
+		"name":       nameOK,
+		"hours":      func(s string) bool { _, err := ParseHours(s); return err == nil },
+		"models":     modelsOK,
+		"keepalives": keepAlivesOK,
+		"modelref":   func(s string) bool { _, err := rbee.ParseModelRef(s); return err == nil },
 	} {
 		check := func(f validator.FieldLevel) bool { return ok(f.Field().String()) }
 		if err := v.RegisterValidation(tag, check); err != nil {
@@ -112,6 +114,10 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 		return "has a name that is not 1 to 64 letters, digits, '.', '_' or '-'", "choose another name"
 	case "modelref":
 		return "must be a model reference", "for example hf:ORG/REPO:Q4_K_M or file:/models/a.gguf"
+	case "models":
+		return "must be aliases or model references with commas between them", "for example qwen, file:/models/a.gguf"
+	case "keepalives":
+		return "must be pairs of model=duration with commas between them", "for example qwen=1h, phi3=forever"
 	case "hours":
 		return "must be two different times of the day", hoursExample
 	case "oneof":

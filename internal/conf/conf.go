@@ -46,6 +46,13 @@ type Hive struct {
 	Key           Secret `yaml:"key" env:"KEY" validate:"omitempty,apikey,excluded_with=KeyFile"`
 	KeyFile       Path   `yaml:"key_file" env:"KEY_FILE" validate:"omitempty,abspath"`
 	MemoryLimitMB int    `yaml:"memory_limit_mb" env:"MEMORY_LIMIT_MB" validate:"min=0"`
+
+	LeaveFreeMB     int    `yaml:"leave_free_mb" env:"LEAVE_FREE_MB" validate:"min=0"`           // main memory, 10^6 bytes
+	LeaveFreeVRAMMB int    `yaml:"leave_free_vram_mb" env:"LEAVE_FREE_VRAM_MB" validate:"min=0"` // of each accelerator
+	Hours           Hours  `yaml:"hours" env:"HOURS" validate:"omitempty,hours"`                 // when workers may start; "" is always
+	OnBattery       string `yaml:"on_battery" env:"ON_BATTERY" validate:"oneof=always never"`    // whether workers start
+	Preload         List   `yaml:"preload" env:"PRELOAD" validate:"models"`                      // models to load at start
+	WarmUp          string `yaml:"warm_up" env:"WARM_UP" validate:"oneof=on off"`                // of the likely next model
 }
 
 // Worker is the section of the workers that a hive starts.
@@ -56,6 +63,8 @@ type Worker struct {
 	Context     int           `yaml:"context" env:"CONTEXT" validate:"omitempty,min=64,max=1048576"`
 	Queue       int           `yaml:"queue" env:"QUEUE" validate:"min=0,max=1024"`
 	KeepAlive   KeepAlive     `yaml:"keep_alive" env:"KEEP_ALIVE"`
+	KeepAliveOf KeepAlives    `yaml:"keep_alive_of" env:"KEEP_ALIVE_OF" validate:"keepalives"` // of single models
+	RestAfter   KeepAlive     `yaml:"rest_after" env:"REST_AFTER"`                             // 0 for half of the keep-alive
 	LoadTimeout time.Duration `yaml:"load_timeout" env:"LOAD_TIMEOUT" validate:"min=1s"`
 }
 
@@ -101,7 +110,7 @@ type Node struct {
 // says the same in words.
 func Defaults() Config {
 	return Config{
-		Hive: Hive{Addr: "127.0.0.1:8080"},
+		Hive: Hive{Addr: "127.0.0.1:8080", LeaveFreeMB: 256, LeaveFreeVRAMMB: 256, OnBattery: "always", WarmUp: "on"},
 		Worker: Worker{
 			Slots:       4,
 			Queue:       16,
@@ -189,6 +198,16 @@ func (c Config) Resolve(model string) (rbee.ModelRef, error) {
 		return rbee.ParseModelRef(ref)
 	}
 	return rbee.ParseModelRef(model)
+}
+
+// KeepAliveOf is how long a worker of a model may be idle.
+func (c Config) KeepAliveOf(ref rbee.ModelRef) KeepAlive {
+	for model, k := range c.Worker.KeepAliveOf.each() {
+		if named, err := c.Resolve(model); err == nil && named == ref {
+			return k
+		}
+	}
+	return c.Worker.KeepAlive
 }
 
 // FindHome finds the state directory in an environment, nil for that of the

@@ -46,6 +46,7 @@ func (a *API) Handler() http.Handler {
 		w.Header().Set(rbee.VersionHeader, rbee.Version)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		defer a.recover(w, r)
+		a.takeBody(w, r)
 		if err := a.admit(r); err != nil {
 			a.writeError(w, r, err)
 			return
@@ -55,13 +56,36 @@ func (a *API) Handler() http.Handler {
 			a.refuseUnknown(w, r, handler)
 			return
 		}
-		if r.Body != nil && r.Body != http.NoBody {
-			// All bodies are JSON, whatever curl -d calls them.
-			r.Header.Set("Content-Type", "application/json")
-			r.Body = &patientBody{body: http.MaxBytesReader(w, r.Body, a.cfg.MaxBodyBytes), rc: http.NewResponseController(w)}
+		if err := readAway(r); err != nil {
+			a.writeError(w, r, err)
+			return
 		}
 		a.mux.ServeHTTP(w, r)
 	})
+}
+
+// takeBody bounds the body of a request in size and time, whether or not
+// anybody is going to read it: the server reads what a handler leaves.
+func (a *API) takeBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	// All bodies are JSON, whatever curl -d calls them.
+	r.Header.Set("Content-Type", "application/json")
+	body := &patientBody{body: http.MaxBytesReader(w, r.Body, a.cfg.MaxBodyBytes), rc: http.NewResponseController(w)}
+	body.wait()
+	r.Body = body
+}
+
+// readAway reads the body of a request that needs none, so that its deadline
+// does not end the reply.
+func readAway(r *http.Request) error {
+	if r.Body == nil || r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodDelete {
+		return nil
+	}
+	_, err := Body(r)
+	r.Body = http.NoBody
+	return err
 }
 
 func (a *API) recover(w http.ResponseWriter, r *http.Request) {
@@ -160,25 +184,28 @@ func (s *statusRecorder) Write(b []byte) (int, error) { return len(b), nil }
 func (s *statusRecorder) WriteHeader(status int)      { s.status = status }
 
 // patientBody gives each piece of a body bodyStall to arrive, and takes the
-// deadline off the connection at the end, so that it never ends the reply.
+// deadline off the connection at the end, so that it never ends the reply. The
+// deadline stays on a body that was not read to its end: what is left of it
+// must not hold the connection either.
 type patientBody struct {
 	body io.ReadCloser
 	rc   *http.ResponseController
 }
 
-func (b *patientBody) Read(p []byte) (int, error) {
+func (b *patientBody) wait() {
 	_ = b.rc.SetReadDeadline(time.Now().Add(bodyStall)) // not every writer of a test has deadlines
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	b.wait()
 	n, err := b.body.Read(p)
-	if err != nil {
+	if errors.Is(err, io.EOF) {
 		_ = b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
-func (b *patientBody) Close() error {
-	_ = b.rc.SetReadDeadline(time.Time{})
-	return b.body.Close()
-}
+func (b *patientBody) Close() error { return b.body.Close() }
 
 // Body reads the whole body of a request, for plain handlers. One that is too
 // large is INVALID_REQUEST, one that does not arrive is REQUEST_TIMEOUT.

@@ -25,6 +25,10 @@ type Spawner struct {
 	ended  chan struct{} // closed by Run when it serves no more
 	lives  sync.WaitGroup
 
+	cells  *cells // of contained children, from the first of them on; nil where there can be none
+	opened bool   // cells was tried
+	ooms   oomWatch
+
 	mu    sync.Mutex
 	alive map[*Process]struct{}
 }
@@ -55,11 +59,17 @@ func NewSpawner(ledger *Ledger, log *slog.Logger) *Spawner {
 func (s *Spawner) Run(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	s.ooms.look()
+	s.ooms.look()
+	tick := time.NewTicker(oomWindow)
+	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
 		case req := <-s.starts:
 			p, err := s.fork(req.spec)
 			req.reply <- started{p, err}
+		case <-tick.C:
+			s.ooms.look()
 		case <-ctx.Done():
 		}
 	}
@@ -70,19 +80,24 @@ func (s *Spawner) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.lives.Wait()
+	s.cells.close()
 	return nil
 }
 
 // Start starts a process. It blocks until Run has forked it, or has ended.
 func (s *Spawner) Start(spec Spec) (*Process, error) {
 	reply := make(chan started, 1)
+	var r started
 	select {
 	case s.starts <- start{spec, reply}:
-		r := <-reply
-		return r.process, r.err
+		r = <-reply
 	case <-s.ended:
-		return nil, fmt.Errorf("cannot start %s: %w", spec.Path, ErrSpawnerEnded)
+		r.err = fmt.Errorf("cannot start %s: %w", spec.Path, ErrSpawnerEnded)
 	}
+	if r.err != nil && spec.Copy != nil {
+		_ = spec.Copy.Close()
+	}
+	return r.process, r.err
 }
 
 // fork starts spec on the calling thread, which must be the locked one.
@@ -94,11 +109,8 @@ func (s *Spawner) fork(spec Spec) (*Process, error) {
 	if err := p.open(spec.Stdout != nil); err != nil {
 		return fail(err)
 	}
-	cmd := spec.command()
-	cmd.Env = append(cmd.Env, DeathPipeEnv+"=1")
-	p.attach(cmd)
-	group{}.lead(cmd, spec.DeathSignal)
-	err := cmd.Start()
+	ooms := oomKills()
+	cmd, cell, err := s.begin(&spec, &p)
 	p.closeChildEnds()
 	if err != nil {
 		p.closeParentEnds()
@@ -108,10 +120,14 @@ func (s *Spawner) fork(spec Spec) (*Process, error) {
 	if err != nil {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		cell.remove()
 		p.closeParentEnds()
 		return fail(err)
 	}
-	process := &Process{cmd: cmd, log: NewRing(spec.LogLines), pipe: p.deathWrite, own: own, done: make(chan struct{})}
+	process := &Process{
+		cmd: cmd, log: NewRing(spec.LogLines), pipe: p.deathWrite, own: own, cell: cell, ooms: ooms, done: make(chan struct{}),
+	}
+	setOOMScore(process.PID(), spec.OOMScore)
 	if err := s.ledger.add(process.PID(), cmd.Path); err != nil {
 		s.log.Warn("cannot enter a process in the ledger; a crash of this program may leave it behind", "pid", process.PID(), "err", err)
 	}
@@ -119,7 +135,50 @@ func (s *Spawner) fork(spec Spec) (*Process, error) {
 	s.alive[process] = struct{}{}
 	s.mu.Unlock()
 	s.lives.Go(func() { s.life(process, p, spec.Stdout) })
+	if spec.Copy != nil {
+		s.lives.Go(func() { process.copyLog(spec.Copy) })
+	}
 	return process, nil
+}
+
+// begin starts a program, in a control group of its own if it wants one and
+// there can be one.
+func (s *Spawner) begin(spec *Spec, p *pipes) (*exec.Cmd, *cell, error) {
+	if spec.Contain && !s.opened {
+		s.opened = true
+		s.cells = openCells(s.log)
+	}
+	var own *cell
+	if spec.Contain {
+		own = s.cells.make(spec.MemoryBytes)
+	}
+	cmd, err := spec.start(p, own)
+	if err == nil || own == nil {
+		return cmd, own, err
+	}
+	// A filter of system calls, such as that of our own systemd unit, may bar the
+	// one that starts a process in a group. Then it is moved there.
+	cmd, err = spec.start(p, nil)
+	if err != nil {
+		own.remove()
+		return nil, nil, err
+	}
+	if err := own.take(cmd.Process.Pid); err != nil {
+		s.log.Debug("cannot give a process a control group of its own", "path", spec.Path, "err", err)
+		own.remove()
+		own = nil
+	}
+	return cmd, own, nil
+}
+
+// start forks and runs the program, in a control group unless own is nil.
+func (s *Spec) start(p *pipes, own *cell) (*exec.Cmd, error) {
+	cmd := s.command()
+	cmd.Env = append(cmd.Env, DeathPipeEnv+"=1")
+	p.attach(cmd)
+	group{}.lead(cmd, s.DeathSignal)
+	defer own.join(cmd)()
+	return cmd, cmd.Start()
 }
 
 // life sees one process to its end: it copies the output, collects the leader,
@@ -132,6 +191,9 @@ func (s *Spawner) life(process *Process, p pipes, stdout io.Writer) {
 	}
 	process.reap()
 	process.own.close()
+	process.exit.OOM = s.ooms.judge(process)
+	process.cell.kill()
+	process.cell.remove()
 	late := time.Now().Add(drainTime)
 	_ = p.errRead.SetReadDeadline(late)
 	if p.outRead != nil {

@@ -10,7 +10,10 @@
 //     the *thread* that forked ends, so all children are forked from one
 //     locked thread that lives as long as they do (see Spawner);
 //   - a ledger on disk names every child, so that the next program to start
-//     kills what a crash of all of the above left behind (see SweepStrays).
+//     kills what a crash of all of the above left behind (see SweepStrays);
+//   - where the system gave this program a control group of its own, a child
+//     that wants it lives in one below, which is killed as a whole, whatever
+//     left the process group (see cells).
 //
 // The package knows nothing of roles, models or HTTP, and it never restarts
 // anything: that is the decision of the owner of the process.
@@ -56,6 +59,22 @@ type Spec struct {
 	DeathSignal syscall.Signal
 
 	LogLines int // lines the log keeps; zero means DefaultLogLines
+
+	// Copy is sent the lines of the log, and how the process ended. It may be
+	// slow and it may fail: then lines are missing there and nowhere else. Start
+	// takes it over and closes it, also where it starts nothing. May be nil.
+	Copy io.WriteCloser
+
+	// Contain puts the child into a control group of its own, where this program
+	// may make one. Linux only.
+	Contain bool
+	// MemoryBytes is the most main memory that all contained children of this
+	// program may take together, by the word of the last start; 0 sets no bound.
+	MemoryBytes int64
+
+	// OOMScore is how much rather than others the kernel kills the child when
+	// memory runs out, 0 to 1000; 0 leaves it as it is. Linux only.
+	OOMScore int
 }
 
 func (s *Spec) command() *exec.Cmd {
@@ -68,21 +87,37 @@ func (s *Spec) command() *exec.Cmd {
 	return cmd
 }
 
+// OOM says whether a process was ended because memory ran out.
+type OOM int
+
+// What is known of it.
+const (
+	NotOOM    OOM = iota
+	LikelyOOM     // the kernel ended processes for memory at that time, and nobody here sent the signal
+	KilledOOM     // the kernel counts it
+)
+
 // Exit says how a process ended.
 type Exit struct {
 	Code     int    // exit status; -1 if a signal ended it
 	Signal   string // name of the signal that ended it, such as "killed"
 	CoreDump bool   // it left a core file
+	OOM      OOM    // whether the kernel ended it because memory ran out
 }
 
 // Success says whether the process ended by itself with status 0.
 func (e Exit) Success() bool { return e.Code == 0 }
 
-// String is "exit status 1", "signal: killed" or "signal: aborted (core dumped)".
+// String is "exit status 1", "signal: killed", "signal: killed (out of memory)"
+// or "signal: aborted (core dumped)".
 func (e Exit) String() string {
 	switch {
 	case e.Signal == "":
 		return fmt.Sprintf("exit status %d", e.Code)
+	case e.OOM == KilledOOM:
+		return "signal: " + e.Signal + " (out of memory)"
+	case e.OOM == LikelyOOM:
+		return "signal: " + e.Signal + " (probably out of memory)"
 	case e.CoreDump:
 		return "signal: " + e.Signal + " (core dumped)"
 	default:
@@ -96,9 +131,12 @@ type Process struct {
 	log  *Ring
 	pipe *os.File // write end of the death pipe
 	own  group
+	cell *cell  // nil for a child that is not contained
+	ooms uint64 // processes that the kernel had ended for memory when this one began
 
 	mu     sync.Mutex
 	reaped bool // the pid may name another process from now on
+	killed bool // by us
 
 	exit Exit
 	done chan struct{} // closed by life
@@ -127,6 +165,7 @@ func (p *Process) Signal(sig os.Signal) error {
 	if p.reaped {
 		return os.ErrProcessDone
 	}
+	p.killed = p.killed || sig == os.Kill
 	return p.cmd.Process.Signal(sig)
 }
 
@@ -159,7 +198,9 @@ func (p *Process) killGroup() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
+		p.killed = true
 		p.own.kill(p)
+		p.cell.kill()
 	}
 }
 
@@ -171,4 +212,13 @@ func (p *Process) collect(err error) {
 		return
 	}
 	p.exit = exitOf(p.cmd.ProcessState)
+}
+
+// copyLog sends the lines of the log, and the end, to a copy that nobody waits for.
+func (p *Process) copyLog(to io.WriteCloser) {
+	for line := range p.log.Follow(context.Background()) {
+		_, _ = io.WriteString(to, line+"\n") // a full disk costs the copy and nothing else
+	}
+	_, _ = fmt.Fprintf(to, "[ended: %s]\n", p.Exit())
+	_ = to.Close()
 }
