@@ -161,13 +161,7 @@ func (b *bar) lineFor(done, total int64, p pace) string {
 }
 
 // fitted cuts a line without colours to the width of the terminal.
-func (b *bar) fitted(line string) string {
-	room := b.out.width() - 1
-	if runes := []rune(line); room > 0 && len(runes) > room {
-		return string(runes[:room])
-	}
-	return line
-}
+func (b *bar) fitted(line string) string { return cut(line, b.out.width()-1) }
 
 func (b *bar) picture(done, total int64, width int) string {
 	share := float64(done) / float64(total)

@@ -21,9 +21,10 @@ func (a *app) configCommand() *cobra.Command {
 
 func (a *app) configPathCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "path",
-		Short: "Print the path of the configuration file",
-		Args:  cobra.NoArgs,
+		Use:     "path",
+		Short:   "Print the path of the configuration file",
+		Example: "  rbee config path",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			home, err := conf.FindHome(nil)
 			if err != nil {
@@ -43,9 +44,10 @@ func (a *app) configPathCommand() *cobra.Command {
 
 func (a *app) configShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show",
-		Short: "Print all settings, and where each was made",
-		Args:  cobra.NoArgs,
+		Use:     "show",
+		Short:   "Print all settings, and where each was made",
+		Example: "  rbee config show",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := a.config()
 			if err != nil {
@@ -72,10 +74,11 @@ func (a *app) configShowCommand() *cobra.Command {
 func (a *app) configInitCommand() *cobra.Command {
 	var withKey bool
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Write an annotated configuration file",
-		Long:  "Write an annotated configuration file, readable by you alone. A file that exists is never changed.",
-		Args:  cobra.NoArgs,
+		Use:     "init",
+		Short:   "Write an annotated configuration file",
+		Long:    "Write an annotated configuration file, readable by you alone. A file that exists is never changed.",
+		Example: "  rbee config init",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			home, err := conf.FindHome(nil)
 			if err != nil {
@@ -112,9 +115,10 @@ func (a *app) configInitCommand() *cobra.Command {
 
 func (a *app) configCheckCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "check",
-		Short: "Check the configuration and list all faults; exit code 1 if there is one",
-		Args:  cobra.NoArgs,
+		Use:     "check",
+		Short:   "Check the configuration and list all faults; exit code 1 if there is one",
+		Example: "  rbee config check",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := a.config()
 			if err != nil {

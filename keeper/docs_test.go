@@ -73,6 +73,9 @@ func TestEachCommandHasHelp(t *testing.T) {
 		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") || cmd.RunE == nil || cmd.Args == nil {
 			t.Errorf("%s: short %q, or it does not check its arguments or return errors", cmd.CommandPath(), cmd.Short)
 		}
+		if !cmd.HasSubCommands() && cmd.Name() != "help" && !strings.Contains(cmd.Example, cmd.CommandPath()) {
+			t.Errorf("%s: no example", cmd.CommandPath())
+		}
 		for _, sub := range cmd.Commands() {
 			visit(sub)
 		}

@@ -4,13 +4,19 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
+	"strconv"
+	"time"
 
 	"github.com/shirou/gopsutil/v4/disk"
 	"github.com/shirou/gopsutil/v4/mem"
+	psnet "github.com/shirou/gopsutil/v4/net"
+	"github.com/shirou/gopsutil/v4/process"
 	"github.com/spf13/cobra"
 
 	"rbee"
+	"rbee/client"
 	"rbee/internal/conf"
 	"rbee/internal/engines"
 )
@@ -45,8 +51,11 @@ func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check what rbee needs on this machine, and say how to fix it",
-		Long:  "Check what rbee needs on this machine, and say how to fix it. Exit code 1 if something is broken.",
-		Args:  cobra.NoArgs,
+		Long: `Check what rbee needs on this machine, and say how to fix it: programs, state
+directory and configuration, engine, libraries and graphics drivers, ports, clock,
+memory, disk and limits. Exit code 1 if something is broken; warnings are none.`,
+		Example: "  rbee doctor\n  rbee doctor --json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			checks := examine(cmd.Context())
 			healthy := true
@@ -83,6 +92,7 @@ func (a *app) printChecks(checks []check) {
 // examine makes all checks. One that needs the configuration is left out where
 // there is none that can be used.
 func examine(ctx context.Context) []check {
+	began := time.Now()
 	checks := []check{versionCheck()}
 	for _, name := range []string{"rbee-hive", "llm-worker-rbee"} {
 		checks = append(checks, programCheck(name))
@@ -94,11 +104,15 @@ func examine(ctx context.Context) []check {
 	checks = append(checks, homeCheck(home))
 	cfg, err := conf.Load(conf.Options{})
 	if err != nil {
-		return append(checks, failed("configuration", err), memoryCheck(), diskCheck(home))
+		checks = append(checks, failed("configuration", err))
+	} else {
+		checks = append(checks, configCheck(cfg))
+		checks = append(checks, engineChecks(cfg)...)
+		checks = append(checks, hiveCheck(ctx, cfg), queenCheck(ctx, cfg), threadCheck(runtime.NumCPU(), runtime.GOMAXPROCS(0), cfg.Worker.Threads))
 	}
-	checks = append(checks, configCheck(cfg))
-	checks = append(checks, engineChecks(cfg)...)
-	return append(checks, hiveCheck(ctx, cfg), memoryCheck(), diskCheck(home))
+	checks = append(checks, graphicsChecks(ctx)...)
+	return append(checks, memoryCheck(), diskCheck(home), filesCheck(openFilesLimit()),
+		clockCheck(began, time.Now(), newest(home)))
 }
 
 // failed makes a check of an error.
@@ -123,7 +137,28 @@ func homeCheck(home conf.Home) check {
 	if err := home.Create(); err != nil {
 		return failed("state directory", err)
 	}
-	return check{"state directory", fine, string(home) + " can be written", ""}
+	return modeCheck(string(home), home.ModelsDir(), home.EnginesDir(), home.LogsDir(), home.RunDir())
+}
+
+// modeCheck looks at who else may use the state directory, the first of dirs,
+// and what is in it. Windows has other means.
+func modeCheck(dirs ...string) check {
+	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err != nil || runtime.GOOS == "windows" {
+			continue
+		}
+		mode, fix := info.Mode().Perm(), "run 'chmod go-rwx "+dir+"'"
+		switch {
+		case mode&0o002 != 0:
+			return check{"state directory", broken, fmt.Sprintf("everybody can write to %s (mode %04o), and so run programs as you", dir, mode), fix}
+		case mode&0o020 != 0:
+			return check{"state directory", warning, fmt.Sprintf("your group can write to %s (mode %04o)", dir, mode), fix}
+		case mode&0o055 != 0 && dir == dirs[0]:
+			return check{"state directory", warning, fmt.Sprintf("others can look into %s (mode %04o)", dir, mode), fix}
+		}
+	}
+	return check{"state directory", fine, dirs[0] + " can be written, by nobody else", ""}
 }
 
 func configCheck(cfg conf.Config) check {
@@ -178,22 +213,67 @@ func hiveCheck(ctx context.Context, cfg conf.Config) check {
 	if status.Running {
 		return check{"hive", fine, fmt.Sprintf("runs at %s (pid %d)", status.URL, status.PID), ""}
 	}
+	return portCheck(ctx, "hive", cfg.Hive.Addr, cfg.Home)
+}
+
+// queenCheck says whether the queen runs or could.
+func queenCheck(ctx context.Context, cfg conf.Config) check {
+	c := client.New("http://" + reachable(cfg.Queen.Addr))
+	defer c.Close()
+	ask, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if h, err := c.Health(ask); err == nil && h.APIVersion != "" {
+		return check{"queen", fine, "answers at " + c.Base() + ", version " + h.Version, ""}
+	}
+	return portCheck(ctx, "queen", cfg.Queen.Addr, cfg.Home)
+}
+
+// portCheck says whether a daemon that does not run could listen, and who is in
+// the way.
+func portCheck(ctx context.Context, name, addr string, home conf.Home) check {
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", cfg.Hive.Addr)
+	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return check{
-			"hive", warning, fmt.Sprintf("is not running, and its address %s cannot be had: %v", cfg.Hive.Addr, err),
-			"stop the program that has the port, or set another hive.addr in " + cfg.Home.ConfigFile(),
+			name, warning, fmt.Sprintf("is not running, and its address %s cannot be had: %v%s", addr, err, holder(ctx, addr)),
+			"stop the program that has the port, or set another " + name + ".addr in " + home.ConfigFile(),
 		}
 	}
 	_ = ln.Close() // it served its purpose
-	return check{"hive", note, "is not running; its address " + cfg.Hive.Addr + " is free", ""}
+	return check{name, note, "is not running; its address " + addr + " is free", ""}
+}
+
+// holder names the program that listens on a port, as far as this user may know.
+func holder(ctx context.Context, addr string) string {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	connections, err := psnet.ConnectionsWithContext(ctx, "tcp")
+	if err != nil {
+		return ""
+	}
+	for _, c := range connections {
+		if c.Status != "LISTEN" || strconv.Itoa(int(c.Laddr.Port)) != port {
+			continue
+		}
+		p, err := process.NewProcessWithContext(ctx, c.Pid)
+		if c.Pid == 0 || err != nil {
+			return "; a program of another user has it"
+		}
+		name, err := p.NameWithContext(ctx)
+		if err != nil {
+			name = "a program"
+		}
+		return fmt.Sprintf("; %s has it (pid %d)", name, c.Pid)
+	}
+	return ""
 }
 
 func memoryCheck() check {
 	m, err := mem.VirtualMemory()
 	if err != nil {
-		return check{"memory", warning, "cannot be measured: " + err.Error(), ""}
+		return check{"memory", warning, "cannot be measured: " + err.Error(), "look at it with the tools of the system"}
 	}
 	text := fmt.Sprintf("%.1f GB of %.1f GB available", float64(m.Available)/1e9, float64(m.Total)/1e9)
 	if m.Available < littleMemory {
@@ -205,7 +285,7 @@ func memoryCheck() check {
 func diskCheck(home conf.Home) check {
 	u, err := disk.Usage(string(home))
 	if err != nil {
-		return check{"disk", warning, "cannot be measured: " + err.Error(), ""}
+		return check{"disk", warning, "cannot be measured: " + err.Error(), "look at it with the tools of the system"}
 	}
 	text := fmt.Sprintf("%.1f GB free for %s", float64(u.Free)/1e9, home)
 	fix := "free some space, or set RBEE_HOME to a directory on a larger disk"

@@ -24,9 +24,10 @@ func (a *app) store() (*engines.Store, error) {
 
 func (a *app) engineListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the backends, and why one is not usable",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List the backends, and why one is not usable",
+		Example: "  rbee engine list",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			store, err := a.store()
 			if err != nil {
@@ -144,9 +145,10 @@ func engineLabel(p engines.Progress) string {
 
 func (a *app) engineVerifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "verify",
-		Short: "Compare each installed file with its digest; exit code 1 if one differs",
-		Args:  cobra.NoArgs,
+		Use:     "verify",
+		Short:   "Compare each installed file with its digest; exit code 1 if one differs",
+		Example: "  rbee engine verify",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			store, err := a.store()
 			if err != nil {

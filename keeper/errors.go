@@ -14,6 +14,10 @@ var (
 	// errCanceled ends a command that the user interrupted.
 	errCanceled = errors.New("canceled by the user")
 
+	// errLeft ends a command that shows something without an end, and that the
+	// user has seen enough of. There is nothing to say about that.
+	errLeft = errors.New("left by the user")
+
 	// errReported ends a command whose output already says what failed.
 	errReported = errors.New("failed")
 )
@@ -23,6 +27,9 @@ func (o *output) failure(err error) int {
 	if errors.Is(err, errCanceled) {
 		o.reportError(rbee.Errorf(rbee.CodeRequestCanceled, "Canceled."))
 		o.note("Canceled.")
+		return rbee.ExitInterrupted
+	}
+	if errors.Is(err, errLeft) {
 		return rbee.ExitInterrupted
 	}
 	if errors.Is(err, errReported) {

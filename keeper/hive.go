@@ -28,8 +28,11 @@ const (
 )
 
 func (a *app) hiveCommand() *cobra.Command {
-	return group("hive", "Start, stop and watch the hive of this machine",
-		a.hiveStartCommand(), a.hiveStopCommand(), a.hiveStatusCommand(), a.hiveLogsCommand())
+	g := group("hive", "Start, stop and watch the hive of this machine",
+		a.hiveStartCommand(), a.hiveStopCommand(), a.hiveStatusCommand(), a.hiveTopCommand(), a.hiveLogsCommand(),
+		a.hiveDecisionsCommand(), a.hiveCordonCommand(), a.hiveUncordonCommand(), a.hiveDrainCommand())
+	g.AddCommand(a.serviceCommands()...)
+	return g
 }
 
 // hiveStatus is what hive start and hive status tell.
@@ -41,21 +44,32 @@ type hiveStatus struct {
 	Started time.Time `json:"started,omitzero"`
 	Workers int       `json:"workers"`
 	Home    string    `json:"home"`
+
+	Status *rbee.HiveStatus `json:"status,omitempty"` // of hive status alone
+}
+
+// localColony is the hive of this machine, whether it runs or not. The caller
+// closes its client.
+func localColony(cfg conf.Config) (*colony, error) {
+	t, err := localTarget(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &colony{target: t, client: client.New(t.base, client.Key(t.key.Reveal()))}, nil
 }
 
 // lookForHive asks the daemon of the state directory how it is.
 func lookForHive(ctx context.Context, cfg conf.Config) (hiveStatus, error) {
 	status := hiveStatus{Home: string(cfg.Home)}
-	t, err := localTarget(cfg)
+	c, err := localColony(cfg)
 	if err != nil {
 		return status, err
 	}
+	defer c.client.Close()
 	record, alive := readHiveRecord(cfg.Home)
 	if !alive {
 		return status, nil
 	}
-	c := &colony{target: t, client: client.New(t.base, client.Key(t.key.Reveal()))}
-	defer c.client.Close()
 	ask, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
 	h, err := c.client.Health(ask)
@@ -79,7 +93,8 @@ func (a *app) hiveStartCommand() *cobra.Command {
 		Short: "Start the hive in the background",
 		Long: `Start the hive in the background and print its address when it answers.
 It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'.`,
-		Args: cobra.NoArgs,
+		Example: "  rbee hive start\n  rbee hive start --addr 127.0.0.1:8081 --keep-alive forever",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			args := []string{"daemon"}
 			if addr != "" {
@@ -196,10 +211,11 @@ func tailOf(path string, offset int64) []string {
 
 func (a *app) hiveStopCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "stop",
-		Short: "Stop the hive and its workers",
-		Long:  "Stop the hive and its workers. It returns when the hive's process is gone; no hive is no error.",
-		Args:  cobra.NoArgs,
+		Use:     "stop",
+		Short:   "Stop the hive and its workers",
+		Long:    "Stop the hive and its workers. It returns when the hive's process is gone; no hive is no error.",
+		Example: "  rbee hive stop",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			cfg, err := a.config()
@@ -233,11 +249,10 @@ func stopHive(ctx context.Context, cfg conf.Config, pid int) error {
 	if err != nil {
 		return err
 	}
-	t, err := localTarget(cfg)
+	c, err := localColony(cfg)
 	if err != nil {
 		return err
 	}
-	c := &colony{target: t, client: client.New(t.base, client.Key(t.key.Reveal()))}
 	defer c.client.Close()
 	if _, err := c.client.Shutdown(ctx); err != nil {
 		return c.explain(err)
@@ -263,7 +278,11 @@ func (a *app) hiveStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Say whether the hive runs; exit code 1 if it does not",
-		Args:  cobra.NoArgs,
+		Long: `Say whether the hive of this machine runs, what it takes on and why, and how its
+memory is used. Exit code 1 if it does not run.`,
+		Example: `  rbee hive status
+  rbee hive status --json`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.config()
 			if err != nil {
@@ -273,12 +292,18 @@ func (a *app) hiveStatusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if status.Running {
+				if status.Status, err = askStatus(cmd.Context(), cfg); err != nil {
+					return err
+				}
+			}
 			switch {
 			case a.out.json:
 				a.out.emit(status)
 			case status.Running:
 				a.out.line("The hive runs at %s (pid %d, version %s, %s, since %s)", status.URL, status.PID, status.Version,
 					plural(status.Workers, "worker"), when(status.Started))
+				a.printStatus(*status.Status)
 			default:
 				a.out.line("No hive is running for %s", status.Home)
 			}
@@ -290,12 +315,26 @@ func (a *app) hiveStatusCommand() *cobra.Command {
 	}
 }
 
+// askStatus asks the hive of this machine what it takes on.
+func askStatus(ctx context.Context, cfg conf.Config) (*rbee.HiveStatus, error) {
+	c, err := localColony(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer c.client.Close()
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	status, err := c.client.Status(ctx)
+	return &status, c.explain(err)
+}
+
 func (a *app) hiveLogsCommand() *cobra.Command {
 	var follow bool
 	cmd := &cobra.Command{
-		Use:   "logs",
-		Short: "Print the log of the hive that 'rbee hive start' started",
-		Args:  cobra.NoArgs,
+		Use:     "logs",
+		Short:   "Print the log of the hive that 'rbee hive start' started",
+		Example: "  rbee hive logs --follow",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.config()
 			if err != nil {
@@ -310,7 +349,9 @@ func (a *app) hiveLogsCommand() *cobra.Command {
 				return rbee.Errorf(rbee.CodeInvalidRequest, "cannot read the log of the hive: %w", err).Suggest("see 'rbee doctor'")
 			}
 			defer func() { _ = f.Close() }()
-			return a.followFile(cmd.Context(), f, follow)
+			ctx, done := untilInterrupted(cmd.Context(), errLeft)
+			defer done()
+			return a.followFile(ctx, f, follow)
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what the hive will write, until Ctrl-C")

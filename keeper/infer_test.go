@@ -84,6 +84,14 @@ func TestEC8VersionDiffers(t *testing.T) {
 			}
 		})
 	}
+	t.Run("as JSON", func(t *testing.T) {
+		hive := serve(t, map[string]http.HandlerFunc{"GET /v1/health": reply(rbee.Health{Status: "alive", Version: "0.2.0", APIVersion: "v1"})})
+		code, stdout, stderr := run(t, "chat", "--node", hive, "--json")
+		if code != rbee.ExitFailed || !strings.Contains(stdout, `"event":"error","error":{"code":"VERSION_MISMATCH"`) ||
+			!strings.Contains(stdout, `"hive_version":"0.2.0","keeper_version":"0.1.0"`) {
+			t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+		}
+	})
 	t.Run("a later patch is fine", func(t *testing.T) {
 		if err := checkVersion("h:1", rbee.Health{Version: "0.1.7", APIVersion: "v1"}); err != nil {
 			t.Error(err)
@@ -144,6 +152,22 @@ func TestEC6BusyWorkerIsAskedAgainAfterOneTwoAndFourSeconds(t *testing.T) {
 		if !strings.Contains(notes.String(), want) {
 			t.Errorf("no %q in:\n%s", want, notes)
 		}
+	}
+}
+
+func TestEC6AsJSONIsANote(t *testing.T) {
+	var out bytes.Buffer
+	r, notes := workerOf(t, &out, busy)
+	r.out.json = true
+	if err := r.generate(t.Context()); rbee.CodeOf(err) != rbee.CodeAllSlotsBusy {
+		t.Errorf("error %v", err)
+	}
+	want := `{"event":"phase","phase":8,"text":"Inference"}` + "\n" +
+		`{"event":"note","phase":8,"text":"Worker is busy, retrying in 1 second..."}` + "\n" +
+		`{"event":"note","phase":8,"text":"Worker is busy, retrying in 2 seconds..."}` + "\n" +
+		`{"event":"note","phase":8,"text":"Worker is busy, retrying in 4 seconds..."}` + "\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" || notes.Len() > 0 {
+		t.Errorf("stderr %q, stdout:\n%s", notes, diff)
 	}
 }
 

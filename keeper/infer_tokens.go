@@ -62,7 +62,7 @@ func (r *inference) generate(ctx context.Context) error {
 			r.finish(done)
 			return nil
 		case busy && attempt < r.flags.attempts && text.Len() == 0:
-			r.out.note("Worker is busy, retrying in %s...", plural(int(delay.Seconds()), "second"))
+			r.out.busy(8, delay)
 			if err := r.pause(ctx, delay); err != nil {
 				return err
 			}
@@ -169,7 +169,7 @@ func (r *inference) broken(ctx context.Context, text string, tokens int, err err
 		err = rbee.Errorf(rbee.CodeRequestTimeout, "the generation did not end within %s", plural(*r.req.TimeoutSeconds, "second"))
 	case errors.Is(err, errShutDown): // it said so itself
 	case code == rbee.CodeWorkerCrashed, code == rbee.CodeWorkerNotFound, client.IsCut(err):
-		err = r.whoDied(ctx, err)
+		err = r.colony.whoDied(ctx, r.worker, err)
 	case code == rbee.CodeRequestTimeout:
 		err = asError(err).Suggest("ask for fewer tokens with --max-tokens, or set a longer --timeout")
 	default:
@@ -193,17 +193,17 @@ func (r *inference) broken(ctx context.Context, text string, tokens int, err err
 }
 
 // whoDied finds out whether the worker or the hive is gone, and how.
-func (r *inference) whoDied(ctx context.Context, err error) error {
-	if !r.colony.alive(ctx) {
-		return r.colony.died("during the generation", err)
+func (c *colony) whoDied(ctx context.Context, id rbee.WorkerID, err error) error {
+	if !c.alive(ctx) {
+		return c.died("during the generation", err)
 	}
-	w, lookup := r.colony.client.Worker(ctx, r.worker)
+	w, lookup := c.client.Worker(ctx, id)
 	if lookup != nil || !w.State.Final() {
-		return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation", r.worker).WithCause(err).
+		return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation", id).WithCause(err).
 			Suggest("run the command again; the model is on disk already")
 	}
 	e := asError(workerEnded(w))
-	return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation: %s", r.worker, e.Message).WithCause(e).
+	return rbee.Errorf(rbee.CodeWorkerCrashed, "worker %s died during the generation: %s", id, e.Message).WithCause(e).
 		Suggest("run the command again; the model is on disk already")
 }
 

@@ -21,6 +21,8 @@ import (
 // stopped.
 func WithInterrupts(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	desk := &interruptDesk{}
+	ctx = context.WithValue(ctx, deskKey{}, desk)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	brokenPipe := make(chan os.Signal, 1) // nobody reads it: that there is a channel is what counts
@@ -28,10 +30,13 @@ func WithInterrupts(ctx context.Context) (context.Context, func()) {
 	stop := make(chan struct{}) // closed by the function that is returned
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		for n := 0; ; n++ {
+		for n := 0; ; {
 			select {
-			case <-signals:
-				if n > 0 {
+			case s := <-signals:
+				if s == os.Interrupt && n == 0 && desk.pass() {
+					continue
+				}
+				if n++; n > 1 {
 					os.Exit(rbee.ExitInterrupted)
 				}
 				cancel(errInterrupted)
@@ -46,5 +51,47 @@ func WithInterrupts(ctx context.Context) (context.Context, func()) {
 		close(stop)
 		watch.Wait()
 		cancel(context.Canceled)
+	}
+}
+
+type deskKey struct{}
+
+// interruptDesk is where a command asks for Ctrl-C not to end it.
+type interruptDesk struct {
+	mu    sync.Mutex
+	taker func()
+}
+
+// pass gives an interrupt to the command that wants it, if one does.
+func (d *interruptDesk) pass() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.taker == nil {
+		return false
+	}
+	d.taker()
+	return true
+}
+
+func (d *interruptDesk) set(taker func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.taker = taker
+}
+
+// untilInterrupted is a context that Ctrl-C ends with a cause, in place of the
+// whole command; SIGTERM still ends that. The function that is returned gives
+// Ctrl-C back and must be called.
+func untilInterrupted(ctx context.Context, cause error) (context.Context, func()) {
+	inner, cancel := context.WithCancelCause(ctx)
+	desk, ok := ctx.Value(deskKey{}).(*interruptDesk)
+	if ok {
+		desk.set(func() { cancel(cause) })
+	}
+	return inner, func() {
+		if ok {
+			desk.set(nil)
+		}
+		cancel(nil)
 	}
 }

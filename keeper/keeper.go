@@ -97,7 +97,7 @@ it needs and takes it down again.`,
 	root.SetVersionTemplate("rbee {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.out.json, "json", false, "write JSON to standard output, one object per line")
 	root.AddCommand(
-		a.inferCommand(), a.workersCommand(), a.modelsCommand(), a.hiveCommand(), a.engineCommand(),
+		a.inferCommand(), a.chatCommand(), a.workersCommand(), a.modelsCommand(), a.hiveCommand(), a.engineCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand(), completionCommand(),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -42,7 +42,8 @@ func (a *app) modelsListCommand() *cobra.Command {
 
 With --json standard output holds {"models":[...]}, with the rows of the
 catalog.`,
-		Args: cobra.NoArgs,
+		Example: "  rbee models list",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, _ conf.Config, c *colony) error {
 				models, err := c.client.Models(ctx)

@@ -119,7 +119,8 @@ counted once; one outside the store is used where it lies.
 With --json standard output holds one object: directory, files with path,
 size_bytes, sha256, in_store and models, spare with path, size_bytes and kind,
 store_bytes, spare_bytes, outside_bytes, quota_bytes and free_bytes.`,
-		Args: cobra.NoArgs,
+		Example: "  rbee models du",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withHive(cmd, true, func(ctx context.Context, _ conf.Config, c *colony) error {
 				usage, err := c.client.Usage(ctx)

@@ -8,10 +8,11 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"charm.land/lipgloss/v2"
-	"github.com/charmbracelet/x/term"
 	"github.com/mattn/go-isatty"
+	"golang.org/x/term"
 
 	"rbee"
 )
@@ -48,7 +49,7 @@ func terminalWidth(stream any) int {
 	if !ok {
 		return 0
 	}
-	width, _, err := term.GetSize(f.Fd())
+	width, _, err := term.GetSize(int(f.Fd()))
 	if err != nil {
 		return 0
 	}
@@ -120,6 +121,16 @@ type noteEvent struct {
 	Event string `json:"event"`
 	Phase int    `json:"phase,omitempty"`
 	Text  string `json:"text"`
+}
+
+// busy says that a worker has no time now and is going to be asked again.
+func (o *output) busy(phase int, pause time.Duration) {
+	text := fmt.Sprintf("Worker is busy, retrying in %s...", plural(int(pause.Seconds()), "second"))
+	if o.json {
+		o.emit(noteEvent{Event: "note", Phase: phase, Text: text})
+		return
+	}
+	o.note("%s", text)
 }
 
 // note is a line on standard error that needs no mark.

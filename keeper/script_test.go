@@ -28,8 +28,25 @@ import (
 // patience bounds what a script waits for; nothing is expected to take as long.
 const patience = 20 * time.Second
 
+// programsDir is the variable with the directory of the programs of all tests.
+const programsDir = "RBEE_TEST_PROGRAMS"
+
+// withPrograms runs the tests with a directory for the programs.
+type withPrograms struct{ *testing.M }
+
+func (m withPrograms) Run() int {
+	dir, err := os.MkdirTemp("", "rbee-keeper-test-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	_ = os.Setenv(programsDir, dir) // the name is a good one
+	return m.M.Run()
+}
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"rbee": func() {
+	testscript.Main(withPrograms{m}, map[string]func(){"rbee": func() {
 		ctx, stop := keeper.WithInterrupts(context.Background())
 		code := keeper.Main(ctx, os.Args[1:], keeper.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 		stop()
@@ -37,12 +54,9 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// programs builds the hive and the workers, once for all scripts.
+// programs builds the hive and the workers, once for all tests.
 var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "rbee-keeper-test-*")
-	if err != nil {
-		return "", err
-	}
+	dir := os.Getenv(programsDir)
 	for name, pkg := range map[string]string{
 		"rbee-hive": "rbee/cmd/rbee-hive", "llm-worker-rbee": "rbee/cmd/llm-worker-rbee",
 		"fakeworker": "rbee/worker/workertest/fakeworker",
@@ -68,7 +82,6 @@ var programs = sync.OnceValues(func() (string, error) {
 //	noproc                   wait until no process of the script is left
 func TestScripts(t *testing.T) {
 	bin, err := programs()
-	t.Cleanup(func() { _ = os.RemoveAll(bin) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,10 @@ type versionReport struct {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  rbee version --json",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := versionReport{rbee.Version, rbee.APIVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if a.out.json {

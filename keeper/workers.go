@@ -3,7 +3,6 @@ package keeper
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -19,7 +18,7 @@ import (
 func (a *app) workersCommand() *cobra.Command {
 	g := group("workers", "List, start, watch and stop the workers of a hive",
 		a.workersListCommand(), a.workersSpawnCommand(), a.workersShutdownCommand(),
-		a.workersLogsCommand(), a.workersHealthCommand())
+		a.workersLogsCommand(), a.workersHealthCommand(), a.workersPinCommand(), a.workersUnpinCommand())
 	nodeFlag(g)
 	return g
 }
@@ -51,9 +50,10 @@ func (a *app) withHive(cmd *cobra.Command, private bool, do func(context.Context
 
 func (a *app) workersListCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the live workers",
-		Args:  cobra.NoArgs,
+		Use:     "list",
+		Short:   "List the live workers",
+		Example: "  rbee workers list\n  rbee workers list --node big --json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withHive(cmd, false, func(ctx context.Context, _ conf.Config, c *colony) error {
 				workers, err := c.client.Workers(ctx)
@@ -75,7 +75,7 @@ func (a *app) workersListCommand() *cobra.Command {
 						pid = strconv.Itoa(w.PID)
 					}
 					rows = append(rows, []string{
-						string(w.ID), w.ModelRef.String(), string(w.State), orDash(string(w.Device)),
+						string(w.ID), w.ModelRef.String(), stateText(w), orDash(string(w.Device)),
 						fmt.Sprintf("%d/%d", w.SlotsAvailable, w.SlotsTotal), size(w.MemoryBytes), pid,
 						w.LastActivity.Local().Format(time.DateTime),
 					})
@@ -87,127 +87,25 @@ func (a *app) workersListCommand() *cobra.Command {
 	}
 }
 
-func (a *app) workersSpawnCommand() *cobra.Command {
-	var (
-		model, backend, device, keepAlive string
-		slots, contextTokens, queue       int
-		noWait                            bool
-	)
-	cmd := &cobra.Command{
-		Use:   "spawn --model REF",
-		Short: "Start a worker that stays, and print its id",
-		Long: `Start a worker that stays, and print its id when its model is loaded. A model
-that is not on the hive's disk is downloaded first.
-
-The worker serves 'rbee infer --worker ID' until it was idle for --keep-alive.`,
-		Example: `  rbee workers spawn --model builtin:bee-tiny --slots 2 --keep-alive forever`,
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if model == "" {
-				return usagef(cmd, "--model is missing, such as --model builtin:bee-tiny")
-			}
-			if err := checkPlacement(cmd, backend, slots, contextTokens); err != nil {
-				return err
-			}
-			req := rbee.SpawnRequest{
-				Backend: rbee.Backend(backend), Device: rbee.DeviceID(device), Slots: slots, Context: contextTokens,
-			}
-			if cmd.Flags().Changed("queue") {
-				if queue < 0 || queue > 1024 {
-					return usagef(cmd, "--queue must be from 0 to 1024")
-				}
-				req.Queue = &queue
-			}
-			if keepAlive != "" {
-				if _, err := conf.ParseKeepAlive(keepAlive); err != nil {
-					return usagef(cmd, "--keep-alive %w", err)
-				}
-				req.KeepAlive = keepAlive
-			}
-			return a.withHive(cmd, false, func(ctx context.Context, cfg conf.Config, c *colony) error {
-				return a.spawn(ctx, cfg, c, model, req, noWait)
-			})
-		},
+// stateText is the state of a worker with what else decides on its life.
+func stateText(w rbee.Worker) string {
+	text := string(w.State)
+	if w.Pinned {
+		text += ", pinned"
 	}
-	flags := cmd.Flags()
-	modelFlag(flags, &model)
-	placementFlags(flags, &backend, &device, &slots, &contextTokens)
-	flags.IntVar(&queue, "queue", 0, "requests that may wait for a slot (default worker.queue of the hive)")
-	flags.StringVar(&keepAlive, "keep-alive", "", "idle time after which the worker ends: 5m, 0 or forever (default worker.keep_alive of the hive)")
-	flags.BoolVar(&noWait, "no-wait", false, "return while the model is still downloaded or loaded")
-	return cmd
-}
-
-func (a *app) spawn(ctx context.Context, cfg conf.Config, c *colony, model string, req rbee.SpawnRequest, noWait bool) error {
-	ref, err := modelRef(cfg, model, c.local)
-	if err != nil {
-		return err
+	if w.Resting {
+		text += ", resting"
 	}
-	req.ModelRef = ref.String()
-	if c.local {
-		if err := a.ensureEngine(ctx, cfg, 0); err != nil {
-			return err
-		}
-	}
-	reply, err := c.client.Spawn(ctx, req)
-	if err != nil {
-		return err
-	}
-	if !noWait {
-		if err := a.waitLoaded(ctx, c, reply); err != nil {
-			if interrupted(ctx) { // what nobody waits for shall not stay
-				stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
-				defer cancel()
-				err = errors.Join(err, c.client.StopWorker(stop, reply.WorkerID))
-			}
-			return err
-		}
-	}
-	w, err := c.client.Worker(ctx, reply.WorkerID)
-	if err != nil {
-		return err
-	}
-	if a.out.json {
-		a.out.emit(w)
-		return nil
-	}
-	if noWait && reply.DownloadID != "" {
-		a.out.note("Its model is downloaded first: 'rbee models pull %s' shows how far that is.", ref)
-	}
-	a.out.note("Worker %s is %s: %s on %s, %s, context of %d tokens", w.ID, w.State, w.ModelRef, w.Device, plural(w.SlotsTotal, "slot"), w.ContextTokens)
-	a.out.line("%s", w.ID)
-	return nil
-}
-
-// waitLoaded blocks until a worker is ready. One whose model is downloaded
-// first is starting for as long as that takes.
-func (a *app) waitLoaded(ctx context.Context, c *colony, spawned rbee.SpawnReply) error {
-	id := spawned.WorkerID
-	if spawned.DownloadID != "" {
-		p, err := a.follower(0).follow(ctx, c, spawned.DownloadID)
-		if err != nil {
-			return err
-		}
-		if p.Stage == rbee.DownloadComplete {
-			a.out.done(0, "Model downloaded%s", sizeOf(p))
-		}
-	}
-	if _, err := c.await(ctx, id, func(s rbee.WorkerState) bool { return s != rbee.WorkerStarting }); err != nil {
-		return err
-	}
-	if err := a.load(ctx, c, id, 0); err != nil {
-		return err
-	}
-	_, err := c.await(ctx, id, rbee.WorkerState.Ready)
-	return err
+	return text
 }
 
 func (a *app) workersShutdownCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use:   "shutdown ID... | --all",
-		Short: "Let workers finish what they do, then stop them",
-		Args:  cobra.ArbitraryArgs,
+		Use:     "shutdown ID... | --all",
+		Short:   "Let workers finish what they do, then stop them",
+		Example: "  rbee workers shutdown w-1 w-2\n  rbee workers shutdown --all",
+		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
 				return usagef(cmd, "name the workers, or give --all, and not both")
@@ -269,23 +167,59 @@ func (a *app) stopped(id rbee.WorkerID) {
 
 func (a *app) workersLogsCommand() *cobra.Command {
 	var follow bool
+	var tail int
 	cmd := &cobra.Command{
 		Use:   "logs ID",
 		Short: "Print what a worker wrote",
-		Args:  one("id of the worker"),
+		Long: `Print what a worker wrote. With --follow it goes on until the worker ends, or
+until Ctrl-C, which ends it with exit code 130.`,
+		Example: `  rbee workers logs w-1 --tail 20 --follow`,
+		Args:    one("id of the worker"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("tail") && tail < 0 {
+				return usagef(cmd, "--tail must be 0 or more")
+			}
 			return a.withHive(cmd, false, func(ctx context.Context, _ conf.Config, c *colony) error {
-				r, err := c.client.WorkerLogs(ctx, rbee.WorkerID(args[0]), follow)
-				if err != nil {
-					return err
-				}
-				defer func() { _ = r.Close() }()
-				return a.copyLines(ctx, r)
+				return a.workerLogs(ctx, c, rbee.WorkerID(args[0]), follow, tail)
 			})
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what the worker will write, until it ends")
+	cmd.Flags().IntVar(&tail, "tail", -1, "begin with the last N lines (default all that the hive has)")
 	return cmd
+}
+
+// workerLogs prints a log of a worker from its last tail lines on; -1 is all.
+func (a *app) workerLogs(ctx context.Context, c *colony, id rbee.WorkerID, follow bool, tail int) error {
+	skip := 0
+	if tail >= 0 {
+		r, err := c.client.WorkerLogs(ctx, id, false)
+		if err != nil {
+			return err
+		}
+		n := 0
+		err = a.eachLine(ctx, r, func(string) { n++ })
+		if err != nil {
+			return err
+		}
+		skip = max(0, n-tail)
+	}
+	if follow {
+		var done func()
+		ctx, done = untilInterrupted(ctx, errLeft)
+		defer done()
+	}
+	r, err := c.client.WorkerLogs(ctx, id, follow)
+	if err != nil {
+		return err
+	}
+	return a.eachLine(ctx, r, func(line string) {
+		if skip > 0 {
+			skip--
+			return
+		}
+		a.logLine(line)
+	})
 }
 
 // lineEvent is the JSON form of a line of a log.
@@ -293,17 +227,22 @@ type lineEvent struct {
 	Line string `json:"line"`
 }
 
-func (a *app) copyLines(ctx context.Context, r io.Reader) error {
+// eachLine reads a log to its end, and closes it.
+func (a *app) eachLine(ctx context.Context, r io.ReadCloser, do func(string)) error {
+	defer func() { _ = r.Close() }()
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		a.logLine(lines.Text())
+		do(lines.Text())
 		if a.out.err != nil {
 			return nil
 		}
 	}
-	if err := lines.Err(); err != nil && ctx.Err() == nil {
-		return rbee.Errorf(rbee.CodeConnectionTimeout, "cannot read the log to its end: %w", err).Suggest("run the command again")
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case lines.Err() != nil:
+		return rbee.Errorf(rbee.CodeConnectionTimeout, "cannot read the log to its end: %w", lines.Err()).Suggest("run the command again")
 	}
 	return nil
 }
@@ -328,10 +267,11 @@ type workerHealth struct {
 
 func (a *app) workersHealthCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "health [ID...]",
-		Short: "Ask workers whether they answer and are ready",
-		Long:  "Ask workers, by default all, whether they answer and are ready. Exit code 1 if one does not answer.",
-		Args:  cobra.ArbitraryArgs,
+		Use:     "health [ID...]",
+		Short:   "Ask workers whether they answer and are ready",
+		Long:    "Ask workers, by default all, whether they answer and are ready. Exit code 1 if one does not answer.",
+		Example: "  rbee workers health",
+		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withHive(cmd, false, func(ctx context.Context, _ conf.Config, c *colony) error {
 				workers, err := workersNamed(ctx, c, args)
