@@ -2,13 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,13 +22,31 @@ import (
 // server is one that answers POST /v1/completions as OpenAI's does.
 type server struct {
 	base, model string
+	key         string // sent as a bearer, "" for none; never printed
 	http        *http.Client
 }
 
 func newServer(base, model string) server {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy, t.MaxIdleConnsPerHost = nil, 1024
-	return server{strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1"), model, &http.Client{Transport: t}}
+	return server{base: strings.TrimSuffix(strings.TrimRight(base, "/"), "/v1"), model: model, http: &http.Client{Transport: t}}
+}
+
+// keyVariable may hold the key of another server.
+const keyVariable = "RBEE_BENCH_KEY"
+
+// readKey reads a key from its file or the environment. The programs that are
+// started from now on do not inherit it.
+func readKey(file string) (string, error) {
+	key := os.Getenv(keyVariable)
+	if err := os.Unsetenv(keyVariable); err != nil || file == "" {
+		return key, err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the key: %w", err)
+	}
+	return cmp.Or(strings.TrimSpace(string(b)), key), nil
 }
 
 // answer is what came of one request.
@@ -35,11 +54,12 @@ type answer struct {
 	first                  time.Duration   // to the first text
 	gaps                   []time.Duration // between texts
 	prompt, cached, tokens int
+	finish                 string // why it ended
 }
 
 // chunk is what all servers have in common of an event.
 type chunk struct {
-	Choices []struct{ Text string }
+	Choices []choice
 	Usage   *struct {
 		Prompt  int `json:"prompt_tokens"`
 		Tokens  int `json:"completion_tokens"`
@@ -50,8 +70,39 @@ type chunk struct {
 	Error any
 }
 
+// choice is that of a completion or a chat, whole or in pieces.
+type choice struct {
+	Text           string
+	Delta, Message struct{ Content string }
+	Finish         string `json:"finish_reason"`
+}
+
+func (c choice) text() string { return c.Text + c.Delta.Content + c.Message.Content }
+
+// statusError is a reply with another status than 200.
+type statusError struct {
+	server, text string
+	status       int
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s answers %d %s: %s", e.server, e.status, http.StatusText(e.status), e.text)
+}
+
+// refused says whether a server had no room for a request.
+func refused(err error) bool {
+	var e *statusError
+	return errors.As(err, &e) && (e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests)
+}
+
 // ask streams one greedy answer of n tokens.
 func (s server) ask(ctx context.Context, prompt string, n int) (answer, error) {
+	return s.askAt(ctx, time.Now(), prompt, n)
+}
+
+// askAt counts from the time when the request was to be sent. An answer that
+// breaks off is what came of it so far, with the error.
+func (s server) askAt(ctx context.Context, start time.Time, prompt string, n int) (answer, error) {
 	body, err := json.Marshal(map[string]any{
 		"model": s.model, "prompt": prompt, "max_tokens": n, "temperature": 0, "ignore_eos": true,
 		"stream": true, "stream_options": map[string]bool{"include_usage": true},
@@ -59,25 +110,39 @@ func (s server) ask(ctx context.Context, prompt string, n int) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+"/v1/completions", bytes.NewReader(body))
-	if err != nil {
-		return answer{}, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	start := time.Now()
-	resp, err := s.http.Do(req)
+	resp, err := s.send(ctx, http.MethodPost, "/v1/completions", body)
 	if err != nil {
 		return answer{}, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it only explains the status
-		return answer{}, fmt.Errorf("%s answers %s: %s", s.base, resp.Status, b)
-	}
-	return readAnswer(resp.Body, start)
+	return readAnswer(resp.Body, start, func(string) error { return nil })
 }
 
-func readAnswer(r io.Reader, start time.Time) (a answer, err error) {
+// send returns a reply of status 200, or a *statusError.
+func (s server) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if s.key != "" {
+		req.Header.Set("Authorization", "Bearer "+s.key)
+	}
+	resp, err := s.http.Do(req)
+	if err != nil || resp.StatusCode == http.StatusOK {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it only explains the status
+	text := string(b)
+	if s.key != "" {
+		text = strings.ReplaceAll(text, s.key, "***")
+	}
+	return nil, &statusError{s.base, text, resp.StatusCode}
+}
+
+// readAnswer gives each text of a stream to take, whose error ends it.
+func readAnswer(r io.Reader, start time.Time, take func(text string) error) (a answer, err error) {
 	last := start
 	for c, err := range sse.Read[chunk](r) {
 		switch {
@@ -85,23 +150,36 @@ func readAnswer(r io.Reader, start time.Time) (a answer, err error) {
 			return a, err
 		case c.Error != nil:
 			return a, fmt.Errorf("the answer broke off: %v", c.Error)
-		case len(c.Choices) > 0 && c.Choices[0].Text != "":
-			now := time.Now()
-			if a.first == 0 {
-				a.first = now.Sub(start)
-			} else {
-				a.gaps = append(a.gaps, now.Sub(last))
-			}
-			last = now
 		}
-		if u := c.Usage; u != nil {
-			a.prompt, a.cached, a.tokens = u.Prompt, u.Details.Cached, u.Tokens
+		a.count(c)
+		if len(c.Choices) == 0 || c.Choices[0].text() == "" {
+			continue
+		}
+		now := time.Now()
+		if a.first == 0 {
+			a.first = now.Sub(start)
+		} else {
+			a.gaps = append(a.gaps, now.Sub(last))
+		}
+		last = now
+		if err := take(c.Choices[0].text()); err != nil {
+			return a, err
 		}
 	}
 	if a.tokens == 0 {
 		return a, errors.New("the answer came without its usage, so its tokens cannot be counted")
 	}
 	return a, nil
+}
+
+// count notes what an event says of the whole answer.
+func (a *answer) count(c chunk) {
+	if u := c.Usage; u != nil {
+		a.prompt, a.cached, a.tokens = u.Prompt, u.Details.Cached, u.Tokens
+	}
+	if len(c.Choices) > 0 {
+		a.finish = cmp.Or(c.Choices[0].Finish, a.finish)
+	}
 }
 
 // loaded is what came of a load.
@@ -141,73 +219,19 @@ func (l loaded) rate() float64 {
 	return float64(tokens) / l.took.Seconds()
 }
 
-// letters draws texts that have nothing in common. In a generated vocabulary
-// each letter is a token, and one more begins the text.
-type letters struct{ *rand.Rand }
-
-func newLetters() letters { return letters{rand.New(rand.NewPCG(1, 2))} }
-
-func (l letters) text(n int) string {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte('a' + l.IntN(26))
-	}
-	return string(b)
-}
-
-// clients are the prompts of a closed loop, all of them new.
-func (l letters) clients(clients, each, tokens int) [][]string {
-	all := make([][]string, clients)
-	for i := range all {
-		for range each {
-			all[i] = append(all[i], l.text(tokens-1))
+// check says whether the work was that which was asked for.
+func (l loaded) check(prompt, tokens int) error {
+	for _, a := range l.answers {
+		if a.prompt != prompt || a.tokens != tokens {
+			return fmt.Errorf("an answer has %d tokens for a prompt of %d, want %d for %d", a.tokens, a.prompt, tokens, prompt)
 		}
 	}
-	return all
-}
-
-// latencies are those of many answers.
-type latencies struct{ first, gaps []float64 } // ms
-
-func (l *latencies) add(answers []answer) {
-	for _, a := range answers {
-		l.first = append(l.first, ms(a.first))
-		for _, g := range a.gaps {
-			l.gaps = append(l.gaps, ms(g))
-		}
-	}
-}
-
-// cells are the time to first token and between tokens, p50 and p99.
-func (l *latencies) cells() []string {
-	return []string{
-		fmt.Sprintf("%.0f / %.0f", percentile(l.first, 50), percentile(l.first, 99)),
-		fmt.Sprintf("%.1f / %.1f", percentile(l.gaps, 50), percentile(l.gaps, 99)),
-	}
-}
-
-// percentile is the smallest value that p of 100 values do not exceed; 0 of none.
-func percentile(values []float64, p int) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	slices.Sort(values)
-	return values[max(0, (len(values)*p+99)/100-1)]
-}
-
-// spread is a median with the least and the greatest value.
-func spread(format string, values []float64) string {
-	r := row("", format, values)
-	return fmt.Sprintf("%s (%s–%s)", r[1], r[2], r[3])
+	return nil
 }
 
 // firstModel is the first that the server says it has.
 func (s server) firstModel(ctx context.Context) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/v1/models", nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := s.http.Do(req)
+	resp, err := s.send(ctx, http.MethodGet, "/v1/models", nil)
 	if err != nil {
 		return "", err
 	}
@@ -216,7 +240,7 @@ func (s server) firstModel(ctx context.Context) (string, error) {
 		Data []struct{ ID string }
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil || len(list.Data) == 0 {
-		return "", fmt.Errorf("%s lists no model (%s): name one with -model", s.base, resp.Status)
+		return "", fmt.Errorf("%s lists no model: name one with -model", s.base)
 	}
 	return list.Data[0].ID, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,7 +24,7 @@ func TestALoadCountsWhatTheServerReports(t *testing.T) {
 			`data: {"choices":[],"usage":{"prompt_tokens":128,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":28}}}`+"\n\ndata: [DONE]\n\n")
 	}))
 	defer s.Close()
-	got, err := newServer(s.URL+"/v1/", "m").load(context.Background(), newLetters().clients(3, 2, 128), 3)
+	got, err := newServer(s.URL+"/v1/", "m").load(context.Background(), newLetters(1).clients(3, 2, 128), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,22 +50,57 @@ func TestALoadFailsWhereAnAnswerCannotBeCounted(t *testing.T) {
 		"cut short": `data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}` + "\n\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if a, err := readAnswer(strings.NewReader(body), time.Now()); err == nil {
+			if a, err := readAnswer(strings.NewReader(body), time.Now(), func(string) error { return nil }); err == nil {
 				t.Errorf("got %+v", a)
 			}
 		})
 	}
 }
 
-func TestPercentilesAreValuesThatOccurred(t *testing.T) {
-	values := make([]float64, 200)
-	for i := range values {
-		values[i] = float64(200 - i)
+func TestAnAnswerThatBreaksOffIsWhatCameOfItSoFar(t *testing.T) {
+	body := `data: {"choices":[{"text":"a"}]}` + "\n\n" + `data: {"choices":[{"text":"b"}]}` + "\n\n"
+	a, err := readAnswer(strings.NewReader(body), time.Now(), func(string) error { return nil })
+	if err == nil || a.first <= 0 || len(a.gaps) != 1 {
+		t.Errorf("got %+v, %v", a, err)
 	}
-	if a, b := percentile(values, 50), percentile(values, 99); a != 100 || b != 198 {
-		t.Errorf("got %g and %g, want 100 and 198", a, b)
+	late := latenciesOf([]answer{a, {}})
+	if len(late.first) != 1 || len(late.gaps) != 1 {
+		t.Errorf("got the latencies %+v", late)
 	}
-	if a, b := percentile([]float64{7}, 50), percentile([]float64{7}, 99); a != 7 || b != 7 {
-		t.Errorf("one value has the percentiles %g and %g", a, b)
+}
+
+func TestTheKeyIsSentAndNeverShown(t *testing.T) {
+	const key = "sk-of-nobody"
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Authorization"); got != "Bearer "+key {
+			t.Errorf("got the header %q", got)
+		}
+		http.Error(w, "no such key: "+key, http.StatusUnauthorized)
+	}))
+	defer s.Close()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]struct{ file, variable string }{
+		"from a file": {file, "another"}, "from the environment": {"", key},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(keyVariable, from.variable)
+			ours := newServer(s.URL, "")
+			var err error
+			if ours.key, err = readKey(from.file); err != nil {
+				t.Fatal(err)
+			}
+			if _, there := os.LookupEnv(keyVariable); there {
+				t.Error("programs that are started would inherit the key")
+			}
+			if _, err := ours.firstModel(t.Context()); err == nil || strings.Contains(err.Error(), key) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if _, err := readKey(file + "-that-is-not-there"); err == nil {
+		t.Error("a key file that is not there is no error")
 	}
 }

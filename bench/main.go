@@ -6,17 +6,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,22 +26,29 @@ import (
 
 type config struct {
 	bin, engineDir, libDir, models string
-	url, urlModel                  string
+	url, urlModel, urlKey          string
+	rates, svg                     string
 	threads, reps, tokens          int
+	span                           time.Duration
+	seed                           uint64
 	drafts                         bool     // prompt lookup stays on
 	plain                          bool     // of a colony: its workers do without it
 	env                            []string // of the programs, besides that of the benchmark
 }
 
-const usage = `usage: bench [flags] stream | load | pull | serve | prefix | all
-       bench [flags] url -url BASE [-model M]
+const usage = `usage: bench [flags] stream | load | pull | serve | open | mixed | prefix | all
+       bench [flags] soak [-for 20m]
+       bench [flags] url -url BASE [-model M] [-key-file FILE]
        bench [flags] gguf PRESET FILE
 
 stream  tokens per second of one stream through hive and worker, against the raw engine
 load    time from spawn to ready, and of the keeper to its first token, against a raw load
 pull    a download of 1 GiB from a hub on loopback, against curl and sha256sum
 serve   tokens per second of 1, 4, 8 and 16 clients, against the raw engine
+open    requests that arrive at random, at parts of what a closed loop gets through
+mixed   how smooth 8 long answers are, and how soon short ones begin, beside long prompts
 prefix  a burst of requests with one long prefix, against one with a prefix each
+soak    8 clients with anything, bad requests and vanishing clients among it; fails if a goal is missed
 url     the load of serve, against another server of OpenAI's API with the same model
 gguf    write a model of random weights: small, 125m or 1.1gb
 `
@@ -71,11 +75,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.StringVar(&cfg.engineDir, "engine-dir", settings.EnginesDir(), "directory of the engine, as rbee engine install fills it")
 	fs.StringVar(&cfg.models, "models", filepath.Join(os.TempDir(), "rbee-bench-models"), "where generated models are kept")
 	fs.IntVar(&cfg.threads, "threads", 1, "compute threads of the engine")
-	fs.IntVar(&cfg.reps, "reps", 0, "measurements of each kind, taken in turn (default 7; 3 of serve, prefix and url)")
+	fs.IntVar(&cfg.reps, "reps", 0, "measurements of each kind, taken in turn (default 7; 3 of serve, mixed, prefix and url; 1 of open)")
 	fs.IntVar(&cfg.tokens, "tokens", 128, "tokens of one stream")
-	fs.BoolVar(&cfg.drafts, "drafts", false, "leave prompt lookup on in serve, prefix and url: random weights repeat themselves, so it helps more than it should")
+	fs.BoolVar(&cfg.drafts, "drafts", false, "leave prompt lookup on where the raw engine has none: random weights repeat themselves, so it helps more than it should")
+	fs.DurationVar(&cfg.span, "for", 0, "how long one measurement of open, mixed and soak takes (default 1m; 20m of soak)")
+	fs.StringVar(&cfg.rates, "rate", "0.5,0.8", "rates of open, as parts of the capacity")
+	fs.Uint64Var(&cfg.seed, "seed", 1, "of what is drawn at random: prompts, arrivals, the requests of soak")
+	fs.StringVar(&cfg.svg, "svg", "", "file for a chart of what serve or url found")
 	fs.StringVar(&cfg.url, "url", "", "base URL of the server to compare with")
 	fs.StringVar(&cfg.urlModel, "model", "", "model of that server (default the first that it lists)")
+	keyFile := fs.String("key-file", "", "file with the API key of that server (default the environment's "+keyVariable+")")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -100,9 +109,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fs.Usage()
 		return errors.New("say what to measure")
 	}
+	if cfg.urlKey, err = readKey(*keyFile); err != nil {
+		return err
+	}
 	for _, b := range what {
 		cfg := cfg
-		cfg.reps = cmp.Or(cfg.reps, b.reps)
+		cfg.reps, cfg.span = cmp.Or(cfg.reps, b.reps), cmp.Or(cfg.span, b.span)
+		if b.span == 0 {
+			cfg.span = 0
+		}
 		if err := b.run(ctx, cfg, out); err != nil {
 			return err
 		}
@@ -110,19 +125,21 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return nil
 }
 
-// benchmark is one, with how often it measures by default.
+// benchmark is one, with how often and how long it measures by default.
 type benchmark struct {
 	run  func(context.Context, config, io.Writer) error
 	reps int
+	span time.Duration
 }
 
 func benchmarks() map[string][]benchmark {
-	stream, load, pull := benchmark{benchStream, 7}, benchmark{benchLoad, 7}, benchmark{benchPull, 7}
-	serve, prefix := benchmark{benchServe, 3}, benchmark{benchPrefix, 3}
+	stream, load, pull := benchmark{benchStream, 7, 0}, benchmark{benchLoad, 7, 0}, benchmark{benchPull, 7, 0}
+	serve, prefix := benchmark{benchServe, 3, 0}, benchmark{benchPrefix, 3, 0}
+	open, mixed := benchmark{benchOpen, 1, time.Minute}, benchmark{benchMixed, 3, time.Minute}
 	return map[string][]benchmark{
-		"stream": {stream}, "load": {load}, "pull": {pull}, "serve": {serve}, "prefix": {prefix},
-		"all": {stream, load, pull, serve, prefix},
-		"url": {{benchURL, 3}}, "raw-load": {{printRawLoad, 1}},
+		"stream": {stream}, "load": {load}, "pull": {pull}, "serve": {serve}, "open": {open}, "mixed": {mixed}, "prefix": {prefix},
+		"all":  {stream, load, pull, serve, open, mixed, prefix},
+		"soak": {{benchSoak, 1, 20 * time.Minute}}, "url": {{benchURL, 3, 0}}, "raw-load": {{printRawLoad, 1, 0}},
 	}
 }
 
@@ -145,147 +162,14 @@ func (c config) model(preset string) (string, error) {
 	return path, ggufgen.WriteFile(path, shape)
 }
 
-// prompt is about 128 tokens of a vocabulary without its words.
-var prompt = strings.Repeat("Once upon a time a small bee flew. ", 4)
-
-func benchStream(ctx context.Context, cfg config, out io.Writer) error {
-	path, err := cfg.model("125m")
-	if err != nil {
-		return err
-	}
-	col, err := startColony(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	worker, _, _, err := col.spawn(ctx, path)
-	if err != nil {
-		return errors.Join(err, col.close())
-	}
-	raw, err := loadRaw(cfg.libDir, path, 4, 16384, cfg.threads)
-	if err != nil {
-		return errors.Join(err, col.close())
-	}
-	var rawRate, ourRate, decodeRatio, wholeRatio []float64
-	for i := range cfg.reps + 1 { // the first warms up
-		rp, rd, err := raw.run(prompt, cfg.tokens)
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		op, od, err := stream(ctx, worker, prompt, cfg.tokens)
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		if i > 0 {
-			n := float64(cfg.tokens - 1)
-			rawRate, ourRate = append(rawRate, n/rd.Seconds()), append(ourRate, n/od.Seconds())
-			decodeRatio = append(decodeRatio, rd.Seconds()/od.Seconds())
-			wholeRatio = append(wholeRatio, (rp+rd).Seconds()/(op+od).Seconds())
-		}
-	}
-	table(out, cfg, "one stream, 125M parameters Q4_0, greedy, tokens/s", [][]string{
-		{"", "median", "min", "max"},
-		row("raw engine, decode", "%.1f", rawRate),
-		row("through hive and worker, decode", "%.1f", ourRate),
-		row("ratio, decode (goal 0.95)", "%.3f", decodeRatio),
-		row("ratio, prompt and decode", "%.3f", wholeRatio),
-	})
-	return errors.Join(raw.close(), col.close())
-}
-
-func benchLoad(ctx context.Context, cfg config, out io.Writer) error {
-	path, err := cfg.model("1.1gb")
-	if err != nil {
-		return err
-	}
-	col, err := startColony(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	var rawMS, spawnMS, keeperMS, overheadMS, ratio []float64
-	for i := range cfg.reps + 1 { // the first fills the page cache and the catalog
-		raw, err := rawLoad(ctx, cfg)
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		worker, id, spawned, err := col.spawn(ctx, path)
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		ttft, _, err := stream(ctx, worker, "Once", 2)
-		if err == nil {
-			err = col.calls.StopWorker(ctx, id)
-		}
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		keeper, err := col.firstByte(ctx, path, "Once")
-		if err != nil {
-			return errors.Join(err, col.close())
-		}
-		if i > 0 {
-			rawMS, spawnMS, keeperMS = append(rawMS, ms(raw)), append(spawnMS, ms(spawned)), append(keeperMS, ms(keeper))
-			ratio = append(ratio, spawned.Seconds()/raw.Seconds())
-			overheadMS = append(overheadMS, ms(keeper-spawned-ttft))
-		}
-	}
-	table(out, cfg, "load of a random 1.1 GB model from the page cache, ms", [][]string{
-		{"", "median", "min", "max"},
-		row("raw engine, in its own process", "%.0f", rawMS),
-		row("hive, spawn to ready", "%.0f", spawnMS),
-		row("ratio (goal at most 1.2)", "%.3f", ratio),
-		row("keeper, start to first token", "%.0f", keeperMS),
-		row("keeper's own part (goal at most 150)", "%.0f", overheadMS),
-	})
-	return col.close()
-}
-
-// rawLoad loads in a new process, as a worker does, and returns the time from
-// loading the libraries to a context that can decode.
-func rawLoad(ctx context.Context, cfg config) (time.Duration, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return 0, err
-	}
-	b, err := exec.CommandContext(ctx, self, "-engine-dir", cfg.engineDir, "-models", cfg.models,
-		"-threads", fmt.Sprint(cfg.threads), "raw-load").Output()
-	if err != nil {
-		return 0, fmt.Errorf("cannot load with the raw engine: %w", err)
-	}
-	var took time.Duration
-	return took, json.Unmarshal(b, &took)
-}
-
-func printRawLoad(_ context.Context, cfg config, out io.Writer) error {
-	path, err := cfg.model("1.1gb")
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	raw, err := loadRaw(cfg.libDir, path, 4, 8192, cfg.threads)
-	if err != nil {
-		return err
-	}
-	took := time.Since(start)
-	if err := raw.close(); err != nil {
-		return err
-	}
-	return json.NewEncoder(out).Encode(took)
-}
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func row(name, format string, values []float64) []string {
-	slices.Sort(values)
-	return []string{
-		name, fmt.Sprintf(format, values[len(values)/2]),
-		fmt.Sprintf(format, values[0]), fmt.Sprintf(format, values[len(values)-1]),
-	}
-}
-
 // table prints rows as Markdown, with the machine they came from.
 func table(out io.Writer, cfg config, title string, rows [][]string) {
-	fmt.Fprintf(out, "\n### %s\n\n%s, %d CPUs, %d engine thread(s), %d measurements, %s\n\n",
-		title, cpuModel(), runtime.NumCPU(), cfg.threads, cfg.reps, time.Now().UTC().Format(time.DateOnly))
+	each := ""
+	if cfg.span > 0 {
+		each = " of " + cfg.span.String()
+	}
+	fmt.Fprintf(out, "\n### %s\n\n%s, %d CPUs, %d engine thread(s), %d measurement(s)%s, %s\n\n",
+		title, cpuModel(), runtime.NumCPU(), cfg.threads, cfg.reps, each, time.Now().UTC().Format(time.DateOnly))
 	w := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	for i, r := range rows {
 		fmt.Fprintf(w, "| %s\t|\n", strings.Join(r, "\t| "))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -17,20 +16,20 @@ const (
 // benchPrefix lets as many requests as there are slots arrive at once: with one
 // common prefix, and with a prefix each.
 func benchPrefix(ctx context.Context, cfg config, out io.Writer) error {
-	col, ours, err := startServer(ctx, cfg, prefixSpace)
+	ours, err := startServer(ctx, cfg, serveSlots, prefixSpace)
 	if err != nil {
 		return err
 	}
-	texts := newLetters()
+	texts := newLetters(cfg.seed)
 	var prefilled, work, with, without, ratio []float64
 	for range cfg.reps {
 		apart, err := ours.burst(ctx, texts, false)
 		if err != nil {
-			return errors.Join(err, col.close())
+			return ours.close(err)
 		}
 		shared, err := ours.burst(ctx, texts, true)
 		if err != nil {
-			return errors.Join(err, col.close())
+			return ours.close(err)
 		}
 		prefilled = append(prefilled, float64(shared.prefilled()))
 		work = append(work, float64(shared.prefilled())/(prefixTokens+serveSlots*suffixTokens))
@@ -46,16 +45,16 @@ func benchPrefix(ctx context.Context, cfg config, out io.Writer) error {
 		row("TTFT p99, one prefix, ms", "%.0f", with),
 		row("ratio (goal at most 0.2)", "%.3f", ratio),
 	})
-	return col.close()
+	return ours.close(nil)
 }
 
 // burst sends one request for each slot at the same time.
 func (s server) burst(ctx context.Context, texts letters, share bool) (loaded, error) {
-	prefix := texts.text(prefixTokens - 1)
+	prefix := texts.prompt(prefixTokens)
 	clients := make([][]string, serveSlots)
 	for i := range clients {
 		if !share {
-			prefix = texts.text(prefixTokens - 1)
+			prefix = texts.prompt(prefixTokens)
 		}
 		clients[i] = []string{prefix + texts.text(suffixTokens)}
 	}
@@ -76,7 +75,5 @@ func (l loaded) prefilled() (n int) {
 
 // slowest is the 99th percentile of the times to the first token, in ms.
 func (l loaded) slowest() float64 {
-	var late latencies
-	late.add(l.answers)
-	return percentile(late.first, 99)
+	return percentile(latenciesOf(l.answers).first, 99)
 }

@@ -34,7 +34,11 @@ type colony struct {
 
 	mu      sync.Mutex
 	ports   map[string]bool // inodes of all listening sockets that were seen
+	seen    map[int]string  // processes that were seen, and when they started
+	shared  map[string]bool // shared memory that was seen
+	callers []*client.Client
 	started []*running
+	killed  time.Time // when the test had killed what it kills
 }
 
 // newColony makes a colony whose programs are in programs.dir, and has the
@@ -49,7 +53,7 @@ func newColony(t *testing.T, env ...string) *colony {
 		work:  filepath.Join(base, "work"),
 		tmp:   filepath.Join(base, "tmp"),
 		notes: filepath.Join(base, "notes"),
-		ports: map[string]bool{},
+		ports: map[string]bool{}, seen: map[int]string{}, shared: map[string]bool{},
 	}
 	for _, dir := range []string{c.work, c.tmp, c.notes} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -178,6 +182,12 @@ func (c *colony) procs() []proc {
 		for _, inode := range listeners(p.pid) {
 			c.ports[inode] = true
 		}
+		for _, path := range sharedMemory(p.pid) {
+			c.shared[path] = true
+		}
+		if _, start := stat(p.pid); start != "" {
+			c.seen[p.pid] = start
+		}
 	}
 	return found
 }
@@ -218,6 +228,7 @@ func (c *colony) daemon(args ...string) (*running, *client.Client) {
 // caller makes a client that is closed with the test.
 func (c *colony) caller(base string, opts ...client.Option) *client.Client {
 	calls := client.New(base, opts...)
+	c.callers = append(c.callers, calls)
 	c.t.Cleanup(calls.Close)
 	return calls
 }
@@ -255,9 +266,8 @@ func (c *colony) awaitState(hive *client.Client, id rbee.WorkerID, want rbee.Wor
 // before the last of its threads has closed its sockets.
 func (c *colony) verify() {
 	t := c.t
-	deadline := time.Now().Add(patience)
-	for !t.Failed() && len(c.procs())+len(c.leftListening()) > 0 && time.Now().Before(deadline) {
-		<-time.After(20 * time.Millisecond)
+	if !t.Failed() {
+		c.awaitNothing()
 	}
 	for _, p := range c.procs() {
 		t.Errorf("left: process %s", p)
@@ -269,8 +279,47 @@ func (c *colony) verify() {
 	if left := c.leftListening(); len(left) > 0 && !t.Failed() {
 		t.Errorf("left: listening sockets %v", left)
 	}
+	if left := c.zombies(); len(left) > 0 && !t.Failed() {
+		t.Errorf("left: zombies %v", left)
+	}
+	for path := range c.shared {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("left: shared memory %s", path)
+		}
+	}
 	c.verifyFiles()
 	c.verifyNotes()
+}
+
+// awaitNothing waits until nothing is left, or for as long as it may take.
+func (c *colony) awaitNothing() {
+	for deadline := time.Now().Add(mayTake()); c.left() > 0 && time.Now().Before(deadline); {
+		<-time.After(20 * time.Millisecond)
+	}
+	if c.left() > 0 {
+		c.t.Errorf("%d processes, ports and zombies are left after %v", c.left(), mayTake())
+	} else if !c.killed.IsZero() {
+		c.t.Logf("nothing was left %v after the kill", time.Since(c.killed).Round(time.Millisecond))
+		c.killed = time.Time{}
+	}
+}
+
+// left counts what may still go by itself.
+func (c *colony) left() int { return len(c.procs()) + len(c.leftListening()) + len(c.zombies()) }
+
+// zombies are the processes of the colony that have ended and that nobody
+// collected. Those that the test started are its own to collect.
+func (c *colony) zombies() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var left []int
+	for pid, start := range c.seen {
+		own := slices.ContainsFunc(c.started, func(r *running) bool { return r.pid() == pid })
+		if state, now := stat(pid); state == 'Z' && now == start && !own {
+			left = append(left, pid)
+		}
+	}
+	return left
 }
 
 // leftListening returns the addresses of sockets of the colony that still listen.
@@ -310,14 +359,26 @@ func (c *colony) verifyFiles() {
 	})
 }
 
+// log is what the hives wrote that note it.
+func (c *colony) log() string {
+	var all strings.Builder
+	files, _ := filepath.Glob(filepath.Join(c.notes, "hive.*"))
+	for _, file := range files {
+		all.WriteString(readText(c.t, file))
+	}
+	return all.String()
+}
+
 // verifyNotes looks for races and panics in what the programs wrote.
 func (c *colony) verifyNotes() {
 	files, err := filepath.Glob(filepath.Join(c.notes, "*"))
 	if err != nil || len(c.started) > 0 && len(files) == 0 {
 		c.t.Errorf("nothing is noted: %v", err)
 	}
-	if logs, err := filepath.Glob(filepath.Join(c.home, "logs", "*")); err == nil {
-		files = append(files, logs...)
+	for _, logs := range []string{"*.log*", "workers/*"} {
+		if found, err := filepath.Glob(filepath.Join(c.home, "logs", logs)); err == nil {
+			files = append(files, found...)
+		}
 	}
 	for _, file := range files {
 		text := readText(c.t, file)

@@ -3,6 +3,10 @@
 // directory of its own, and fails if a process, a port or a temporary file of
 // it is left, or if any of its processes raced or panicked.
 //
+// For a long run on a quiet machine: E2E_ROUNDS=20 goes through the kill tables
+// so often, E2E_LIMIT=5s bounds how long traces may take to go, and
+// E2E_STANDSTILL=30s is how long a stopped hive stands still.
+//
 // It must not look inside the programs: it sees processes, files, HTTP through
 // client, standard output and exit codes.
 package e2e

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -59,29 +60,39 @@ func script(state rbee.WorkerState) string {
 func TestKillTable(t *testing.T) {
 	t.Parallel()
 	places := semaphore.NewWeighted(4) // scenes at a time; each is three processes
-	for _, victim := range []victim{keeperVictim, hiveVictim, workerVictim} {
-		for _, state := range rbee.WorkerStates() {
-			if state.Final() {
-				continue
-			}
-			for _, sig := range signals {
-				t.Run(string(victim)+"/"+string(state)+"/"+sig.String(), func(t *testing.T) {
-					t.Parallel()
-					if err := places.Acquire(t.Context(), 1); err != nil {
-						t.Fatal(err)
+	for round := range rounds() {
+		for _, victim := range []victim{keeperVictim, hiveVictim, workerVictim} {
+			for _, state := range rbee.WorkerStates() {
+				if state.Final() {
+					continue
+				}
+				for _, sig := range signals {
+					name := string(victim) + "/" + string(state) + "/" + sig.String()
+					if rounds() > 1 {
+						name = fmt.Sprintf("%d/%s", round+1, name)
 					}
-					t.Cleanup(func() { places.Release(1) })
-					c := newColony(t)
-					c.fake(script(state))
-					s := &scene{colony: c, end: func() {}}
-					defer func() { s.end() }()
-					s.set(state, "builtin:bee-tiny")
-					s.kill(victim, sig)
-					s.check(victim, state, sig)
-				})
+					t.Run(name, func(t *testing.T) {
+						t.Parallel()
+						if err := places.Acquire(t.Context(), 1); err != nil {
+							t.Fatal(err)
+						}
+						t.Cleanup(func() { places.Release(1) })
+						killOnce(t, victim, state, sig)
+					})
+				}
 			}
 		}
 	}
+}
+
+func killOnce(t *testing.T, victim victim, state rbee.WorkerState, sig syscall.Signal) {
+	c := newColony(t)
+	c.fake(script(state))
+	s := &scene{colony: c, end: func() {}}
+	defer func() { s.end() }()
+	s.set(state, "builtin:bee-tiny")
+	s.kill(victim, sig)
+	s.check(victim, state, sig)
 }
 
 // set brings the worker into the state.
@@ -153,6 +164,7 @@ func (s *scene) kill(who victim, sig syscall.Signal) {
 	pid := map[victim]int{keeperVictim: s.keeper.pid(), hiveVictim: s.hivePID, workerVictim: s.worker.pid}[who]
 	kill(s.t, pid, sig)
 	eventually(s.t, "the victim has ended", func() bool { return !runs(pid) })
+	s.killed = time.Now()
 }
 
 // check says how the others must take it. That nothing is left is checked by
@@ -191,6 +203,7 @@ func (s *scene) checkIdle(who victim, sig syscall.Signal) {
 			workers, err := s.calls.Workers(s.t.Context())
 			return err == nil && len(workers) == 0
 		})
+		eventually(s.t, "the hive has collected the worker", func() bool { return len(s.zombies()) == 0 })
 		s.keeper.wait()
 	case hiveVictim:
 		if sig != syscall.SIGKILL {

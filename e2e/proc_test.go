@@ -19,6 +19,21 @@ import (
 // broken test, it is no measure of the programs.
 const patience = 60 * time.Second
 
+// mayTake is how long the traces of what was killed may take to go. Whoever
+// measures sets E2E_LIMIT, on a machine that has nothing else to do.
+func mayTake() time.Duration {
+	if limit, err := time.ParseDuration(os.Getenv("E2E_LIMIT")); err == nil {
+		return limit
+	}
+	return patience
+}
+
+// rounds is how often a table is gone through: E2E_ROUNDS, 1 without it.
+func rounds() int {
+	n, _ := strconv.Atoi(os.Getenv("E2E_ROUNDS"))
+	return max(n, 1)
+}
+
 // eventually polls until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -99,12 +114,43 @@ func environ(t *testing.T, pid int, name string) string {
 
 // runs says whether a process is there and no zombie.
 func runs(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	state, _ := stat(pid)
+	return state != 0 && state != 'Z' && state != 'X'
+}
+
+// stat is the state of a process and when it started, as in proc_pid_stat(5); 0
+// and "" for one that is not there.
+func stat(pid int) (state byte, start string) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false
+		return 0, ""
 	}
-	after := stat[bytes.LastIndexByte(stat, ')')+1:]
-	return len(after) > 1 && after[1] != 'Z' && after[1] != 'X'
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return 0, ""
+	}
+	return fields[0][0], string(fields[19])
+}
+
+// sharedMemory are the files of /dev/shm that a process has open or mapped.
+func sharedMemory(pid int) []string {
+	var found []string
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(maps)) {
+		if i := strings.Index(line, " /dev/shm/"); i >= 0 {
+			found = append(found, strings.TrimSpace(line[i:]))
+		}
+	}
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, "/dev/shm/") {
+			found = append(found, target)
+		}
+	}
+	return found
 }
 
 // listeners returns the listening TCP sockets of a process, by inode, as in
