@@ -232,6 +232,7 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 		limit := long
 		if seq.rest() <= shortPrompt {
 			limit = all
+			e.pace.shortHad = true
 		}
 		taken := int(e.batch.NTokens) - begin
 		if taken == 0 && seq.rest() <= limit+limit/2 {

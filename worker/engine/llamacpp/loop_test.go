@@ -184,9 +184,16 @@ func TestPromptsAndStreamsTakeTurns(t *testing.T) {
 	if !p.promptsTurn(many, few) {
 		t.Error("after a step of the streams it is not the prompts' turn")
 	}
-	p.owed, p.last = wait, wait
-	if p.promptsTurn(many, few) {
+	p.owed = wait
+	if p.promptsTurn(many, 0) {
 		t.Error("after a step of prompts it is not the streams' turn")
+	}
+	if !p.promptsTurn(many, few) {
+		t.Error("a short prompt waits for long ones and for the streams")
+	}
+	p.shortHad = true
+	if p.promptsTurn(many, few) {
+		t.Error("after a step of short prompts it is not the streams' turn")
 	}
 	if !p.promptsTurn(few, many) {
 		t.Error("the few streams do not wait for the many prompts")

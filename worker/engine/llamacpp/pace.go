@@ -34,7 +34,7 @@ const (
 	shortTurnTimes = 4
 	// With a short prompt for every few streams several such steps may follow one
 	// another, for so long: together all are done sooner.
-	fewStreams = 4
+	fewStreams = 2
 	mostTurns  = time.Second
 )
 
@@ -51,6 +51,7 @@ type pace struct {
 	rows        int           // that decode in a step, of late
 	mixed       int           // steps since the last one that had no prompts
 	owed        time.Duration // since the last step that had streams
+	shortHad    bool          // short prompts had a step since then
 	times       stepTimes
 	onCPU       bool
 	threads     int // of the next step
@@ -87,7 +88,7 @@ func (p *pace) stop(s step) time.Duration {
 	prompt := s.tokens - s.rows
 	p.owed += took
 	if s.rows > 0 {
-		p.owed = 0
+		p.owed, p.shortHad = 0, false
 	}
 	switch {
 	case prompt == 0:
@@ -124,9 +125,10 @@ func (p *pace) learnSpeed(tokens int, short bool, took time.Duration) {
 }
 
 // promptsTurn says whether the next step is for prompts, where prompts and streams
-// have steps of their own. So many prompts are short.
+// have steps of their own. So many prompts are short: one that came during a
+// step for long ones need not wait for the streams as well.
 func (p *pace) promptsTurn(streams, short int) bool {
-	return p.owed == 0 || short*fewStreams >= streams && p.owed < mostTurns
+	return p.owed == 0 || short > 0 && !p.shortHad || short*fewStreams >= streams && p.owed < mostTurns
 }
 
 // share is how many tokens of long prompts, and how many of prompts altogether, a
