@@ -15,6 +15,8 @@ import (
 // values where it knows them.
 type tuning struct {
 	noPrefixCache, noMmap, mlock bool
+	reproducible                 bool
+	prefixMemory                 int
 	draftTokens, gpuLayers       int
 	draftModel                   string
 	kvType, flash, split         string
@@ -27,6 +29,9 @@ type tuning struct {
 
 func (t *tuning) flags(set *pflag.FlagSet) {
 	set.BoolVar(&t.noPrefixCache, "no-prefix-cache", false, "compute each prompt anew")
+	set.IntVar(&t.prefixMemory, "prefix-memory", 0, "MB of main memory for prompts that the KV cache has no room for (default "+
+		strconv.Itoa(engine.DefaultPrefixMemory>>20)+"); -1 for none")
+	set.BoolVar(&t.reproducible, "reproducible", false, "compute each request by itself: slower, and its tokens never depend on what else runs")
 	set.IntVar(&t.draftTokens, "draft-tokens", 0, "tokens that are proposed for a text in a step (default "+strconv.Itoa(engine.DefaultDraftTokens)+"); -1 turns it off")
 	set.StringVar(&t.draftModel, "draft-model", "", "a smaller model with the same vocabulary, a GGUF file, that proposes tokens")
 	set.StringVar(&t.kvType, "kv-type", "", "numbers of the KV cache: f16, q8_0 or q4_0 (default f16)")
@@ -46,6 +51,7 @@ func (t *tuning) flags(set *pflag.FlagSet) {
 // apply sets the engine's options.
 func (t *tuning) apply(o *engine.Options, check func(ok bool, flag, problem string)) {
 	o.NoPrefixCache, o.NoMmap, o.Mlock = t.noPrefixCache, t.noMmap, t.mlock
+	o.Reproducible, o.PrefixMemory = t.reproducible, t.prefixMemory<<20
 	o.DraftTokens, o.GPULayers = t.draftTokens, t.gpuLayers
 	o.KVType, o.FlashAttention, o.Split = engine.KVType(t.kvType), engine.FlashAttention(t.flash), engine.Split(t.split)
 	o.RoPEScaling, o.RoPEFreqBase, o.RoPEFreqScale = engine.RoPEScaling(t.ropeScaling), t.ropeBase, t.ropeScale

@@ -35,6 +35,11 @@ type Options struct {
 	Queue     int           // requests that may wait for a slot
 	Logger    *slog.Logger  // default discards
 
+	// Reproducible has each request computed by itself, in batches and KV cells of
+	// its own: slower, and the same to the last bit whatever else runs. It turns off
+	// the prefix cache and drafts.
+	Reproducible bool
+
 	NoPrefixCache bool   // compute each prompt anew
 	PrefixMemory  int    // bytes of main memory for beginnings of prompts that the KV cache has no room for, default 512 MiB; negative for none
 	DraftTokens   int    // tokens that are proposed for a text in a step at most, default 16; negative turns it off

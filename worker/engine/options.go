@@ -50,6 +50,10 @@ func (o Options) Normalize(trainedContext int) (Options, error) {
 	if o.KVTokens == 0 {
 		o.KVTokens = o.Context
 	}
+	if o.Reproducible {
+		o.NoPrefixCache, o.DraftTokens, o.DraftModel = true, -1, ""
+		o.KVTokens = o.Slots * o.Context
+	}
 	if o.Threads == 0 {
 		o.Threads = threads.Default(os.DirFS("/"))
 	}

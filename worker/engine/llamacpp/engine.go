@@ -59,6 +59,7 @@ type Engine struct {
 	outputs  int         // rows of logits that a batch may ask for
 	book     *slots.Book
 	noReuse  bool // prompts are computed anew
+	alone    bool // each sequence has batches and KV cells of its own
 	keepsAll bool // nothing is packed to make steps shorter
 	whole    bool // sequences can't be shared or cut
 	count    engine.Stats

@@ -21,12 +21,12 @@
 // Logits of reused cells are those of computed ones to the last bit. But a model
 // in floating point, and flash attention above all, rounds otherwise when a batch
 // has another shape or the cells are in other places, and both depend on what else
-// runs and was kept. So with NoPrefixCache and without DraftTokens the same request
-// gives the same tokens whenever it runs alone; in all other cases it gives the
-// same as long as no two tokens are all but equally likely (for the model of the
-// tests within a few hundredths, and a tenth at most, of the logarithm of their
-// probabilities). Drafts are accepted only if they are what the sampler picks from
-// the same random numbers, so they change texts for that one reason, too.
+// runs and was kept. So the same request gives the same tokens as long as no two
+// are all but equally likely (for the model of the tests within a few hundredths,
+// and a tenth at most, of the logarithm of their probabilities). With NoPrefixCache
+// and without DraftTokens it gives the same whenever it runs alone, and with
+// Reproducible always. Drafts are accepted only if they are what the sampler picks
+// from the same random numbers, so they change texts for that one reason, too.
 //
 // Models see texts only, no pictures: the libraries that the engine is fetched as
 // have no libmtmd, the part of llama.cpp that reads them.

@@ -21,7 +21,7 @@ func (e *Engine) makeSlots(o engine.Options) {
 	}
 	e.doing = make([]engine.SlotInfo, o.Slots)
 	e.turns = o.Backend == rbee.BackendCPU
-	e.noReuse = o.NoPrefixCache
+	e.noReuse, e.alone = o.NoPrefixCache, o.Reproducible
 	e.maxDraft = min(o.DraftTokens, maxDraft)
 	if e.whole {
 		e.maxDraft = 0 // wrong guesses could not be taken back
@@ -32,7 +32,7 @@ func (e *Engine) makeSlots(o engine.Options) {
 		packed = 0
 	}
 	e.keepsAll = packed == 0
-	if !e.whole {
+	if !e.whole && !e.alone {
 		n--
 		e.scratch = llama.SeqId(n)
 		e.pads = e.turns
@@ -101,6 +101,9 @@ func (e *Engine) gather() bool {
 func (e *Engine) fill() int {
 	_ = e.batch.Clear() // never fails
 	e.computed = e.computed[:0]
+	if e.alone {
+		return e.fillAlone()
+	}
 	var filling []*sequence
 	for _, seq := range e.active {
 		e.follow(seq)
@@ -145,6 +148,24 @@ func (e *Engine) fill() int {
 		return e.fill()
 	}
 	return int(e.batch.NTokens)
+}
+
+// fillAlone makes a batch of one sequence, the next one in turn, so that nothing
+// of what it computes depends on others.
+func (e *Engine) fillAlone() int {
+	for range e.active {
+		seq := e.active[0]
+		e.active = append(e.active[1:], seq)
+		switch {
+		case seq.decoding() && !seq.blocked():
+			e.addDecode(seq)
+			return 1
+		case seq.rest() > 1:
+			e.fillPrompts([]*sequence{seq}, 0)
+			return int(e.batch.NTokens)
+		}
+	}
+	return 0
 }
 
 func (e *Engine) youngest() *sequence {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,23 +274,7 @@ func TestAnswersBesideCancelsAreThoseAlone(t *testing.T) {
 	e := loadTiny(t, func(o *engine.Options) { o.Slots, o.Queue, o.KVTokens = 4, 16, 1024 })
 	r := engine.Request{Prompt: "Once upon a time", MaxTokens: 60, IgnoreEOS: true, Logprobs: true, TopLogprobs: 5}
 	want, top := withTop(t, e, r)
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for caller := range 3 {
-		wg.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(caller), 5))
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				n := 2 + random.IntN(60)
-				endSomehow(t, e, engine.Request{Tokens: words(t, e, random.IntN(n), n, "sun"), MaxTokens: 30}, random)
-			}
-		})
-	}
-	for range 10 {
+	besideCancels(t, e, func() {
 		got, _ := withTop(t, e, r)
 		for i := range want {
 			if got[i] == want[i] {
@@ -302,9 +287,62 @@ func TestAnswersBesideCancelsAreThoseAlone(t *testing.T) {
 			}
 			break
 		}
+	})
+}
+
+func TestReproducibleAnswersBesideCancelsAreThoseAlone(t *testing.T) {
+	e := loadTiny(t, func(o *engine.Options) { o.Slots, o.Queue, o.Context, o.Reproducible = 4, 16, 256, true })
+	r := engine.Request{Prompt: "Once upon a time", MaxTokens: 60, IgnoreEOS: true, Logprobs: true}
+	logprobs := func() (all []float64) {
+		if _, err := e.Generate(t.Context(), r, func(p engine.Piece) bool {
+			all = append(all, float64(p.Token), p.Logprob)
+			return true
+		}); err != nil {
+			t.Error(err)
+		}
+		return all
+	}
+	want := logprobs()
+	besideCancels(t, e, func() {
+		if got := logprobs(); !slices.Equal(got, want) {
+			t.Errorf("beside others tokens and probabilities are %v, alone %v", got, want)
+		}
+	})
+}
+
+// besideCancels runs f some times, beside requests that end in all ways.
+// RBEE_STRESS_REQUESTS sets how many of these there are at least.
+func besideCancels(t *testing.T, e *Engine, f func()) {
+	t.Helper()
+	least, err := strconv.Atoi(os.Getenv("RBEE_STRESS_REQUESTS"))
+	if err != nil {
+		least = 200
+	}
+	stop := make(chan struct{})
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for caller := range 3 {
+		wg.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(caller), 5))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				n := 2 + random.IntN(60)
+				endSomehow(t, e, engine.Request{Tokens: words(t, e, random.IntN(n), n, "sun"), MaxTokens: 30}, random)
+				done.Add(1)
+			}
+		})
+	}
+	runs := 0
+	for ; runs < 10 || int(done.Load()) < least; runs++ {
+		f()
 	}
 	close(stop)
 	wg.Wait()
+	t.Logf("%d answers beside %d requests", runs, done.Load())
 }
 
 func withTop(t *testing.T, e *Engine, r engine.Request) (tokens []engine.Token, top [][]sampling.Alternative) {
