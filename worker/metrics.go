@@ -54,6 +54,8 @@ func newMetrics(f *floor) *metrics {
 	gauge("rbee_worker_queue_size_requests", "Requests that may wait for a slot.", func(s engine.Stats) int { return s.QueueSize })
 	gauge("rbee_worker_kv_used_tokens", "Cells of the KV cache that running requests hold.", func(s engine.Stats) int { return s.KVUsed })
 	gauge("rbee_worker_kv_cached_tokens", "Cells of the KV cache kept for prompts that begin alike.", func(s engine.Stats) int { return s.KVCached })
+	gauge("rbee_worker_kv_packed_tokens", "Tokens whose KV is kept in main memory for prompts that begin alike.", func(s engine.Stats) int { return s.KVPacked })
+	gauge("rbee_worker_kv_packed_bytes", "Main memory that these take.", func(s engine.Stats) int { return s.PackBytes })
 	gauge("rbee_worker_kv_size_tokens", "Cells of the KV cache.", func(s engine.Stats) int { return s.KVTotal })
 	gauge("rbee_worker_threads", "Compute threads of the last batch.", func(s engine.Stats) int { return s.Threads })
 	counter("rbee_worker_steps_total", "Batches computed.", func(s engine.Stats) uint64 { return s.Steps })
@@ -70,6 +72,8 @@ func newMetrics(f *floor) *metrics {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "rbee_worker_step_seconds_total", Help: "Time spent on batches."},
 			func() float64 { return f.stats().StepTime.Seconds() }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "rbee_worker_compute_seconds_total", Help: "Of the time spent on batches, that in llama.cpp."},
+			func() float64 { return f.stats().ComputeTime.Seconds() }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rbee_worker_last_step_seconds", Help: "Time that the last batch took."},
 			func() float64 { return f.stats().LastStep.Seconds() }))
 	return m

@@ -98,6 +98,7 @@ func Presets() []Shape {
 	return []Shape{
 		{Name: "small", Layers: 4, Width: 256, Heads: 4, KVHeads: 2, FeedForward: 512, Vocab: 2048, Context: 16384, Tied: true, Type: Q8_0},
 		{Name: "125m", Layers: 12, Width: 768, Heads: 12, KVHeads: 12, FeedForward: 2560, Vocab: 32000, Context: 4096, Tied: true, Type: Q4_0},
+		{Name: "125m-128k", Layers: 12, Width: 768, Heads: 12, KVHeads: 12, FeedForward: 2560, Vocab: 128000, Context: 4096, Tied: true, Type: Q4_0},
 		{Name: "1.1gb", Layers: 21, Width: 2048, Heads: 32, KVHeads: 4, FeedForward: 5632, Vocab: 32000, Context: 2048, Type: Q8_0},
 	}
 }

@@ -215,6 +215,7 @@ type Stats struct {
 	ModelAccepted   uint64        // of these, the ones that came true
 	BatchTokens     uint64        // tokens of all batches
 	StepTime        time.Duration // spent on all batches
+	ComputeTime     time.Duration // of that, in llama.cpp: the rest is sampling, most of all
 	LastStep        time.Duration
 	EmbeddedTokens  uint64
 }

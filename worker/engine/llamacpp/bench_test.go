@@ -245,6 +245,28 @@ func editTask() (text, edited string) {
 	return string(a), string(b)
 }
 
+// BenchmarkSamplingShare generates in 8 slots with temperature 0.8 and top-p 0.95
+// and gives what sampling adds to the time of the batches. Take a model of a large
+// vocabulary: go run ./bench gguf 125m-128k FILE.
+func BenchmarkSamplingShare(b *testing.B) {
+	e := loadBench(b, engine.Options{Threads: 1, Slots: 8, KVTokens: 4096, DraftTokens: -1})
+	var requests []engine.Request
+	for _, p := range prompts(e, 11, 8, 0, 32) {
+		requests = append(requests, engine.Request{
+			Tokens: p, MaxTokens: 64, IgnoreEOS: true, Sampling: sampling.Params{Temperature: 0.8, TopP: 0.95, Seed: 1},
+		})
+	}
+	together(b, e, requests)
+	before := e.Stats()
+	for b.Loop() {
+		together(b, e, requests)
+	}
+	after := e.Stats()
+	compute := after.ComputeTime - before.ComputeTime
+	b.ReportMetric((after.StepTime-before.StepTime-compute).Seconds()/compute.Seconds(), "added/step")
+	b.ReportMetric(float64(e.info.Vocab), "vocabulary")
+}
+
 // BenchmarkBusyMachine has a child take one CPU while another thread of ggml
 // wants it, and compares with one thread alone.
 func BenchmarkBusyMachine(b *testing.B) {

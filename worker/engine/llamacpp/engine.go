@@ -49,7 +49,8 @@ type Engine struct {
 	memory   llama.Memory
 	batch    llama.Batch
 	adapters []llama.AdapterLora
-	scales   []float32   // of the adapters
+	scales   []float32 // of the adapters, in the options
+	mixes    mixes
 	threads  int         // that the context has
 	cellTime float64     // seconds that a row takes to pass over a KV cell of another sequence
 	scratch  llama.SeqId // a sequence that is nobody's, 0 if there is none
@@ -254,6 +255,7 @@ func (e *Engine) prepare(r engine.Request) (*sequence, error) {
 		return nil, engine.ErrContextLength(len(tokens), e.info.Context)
 	}
 	seq := newSequence(r, tokens, min(r.MaxTokens, room))
+	seq.mix = e.mixOf(r.LoRA)
 	return seq, e.match(seq)
 }
 

@@ -193,6 +193,7 @@ func (e *Engine) makeContext() error {
 			return err
 		}
 	}
+	e.mixes.applied = &e.mixes.plain
 	e.outputs, e.threads, e.watching = int(params.NOutputsMax), e.options.Threads, false
 	// A model that keeps no memory of what it reads gives vectors only.
 	e.memory, _ = llama.GetMemory(e.context)

@@ -107,12 +107,19 @@ func (e *Engine) fill() int {
 	var filling []*sequence
 	for _, seq := range e.active {
 		e.follow(seq)
-		if seq.leader == nil && !seq.decoding() {
+	}
+	e.takeTurns()
+	for _, seq := range e.active {
+		if seq.fills() && !seq.decoding() {
 			filling = append(filling, seq)
 		}
 	}
 	rows := e.makeRoom()
-	if rows+len(filling) == 0 {
+	switch {
+	case rows+len(filling) > 0:
+	case e.othersWait():
+		return e.fill() // makeRoom put back those whose turn it was
+	default:
 		return 0
 	}
 	streams, prompts := rows > 0, len(filling) > 0
@@ -124,7 +131,7 @@ func (e *Engine) fill() int {
 		prompts = !streams
 	}
 	if prompts && !streams {
-		e.fillPrompts(filling, rows)
+		e.fillPrompts(filling, rows+e.waitingStreams())
 		streams = e.batch.NTokens == 0 // there are no cells for prompts
 		prompts = !streams
 	}
@@ -144,7 +151,9 @@ func (e *Engine) fill() int {
 	e.pad(streams)
 	if e.batch.NTokens == 0 && len(filling) > 0 && len(e.active) > 1 {
 		// Readers that are behind hold the KV cells that others wait for.
-		e.putBack(e.youngest())
+		if !e.passTurn() {
+			e.putBack(e.youngest())
+		}
 		return e.fill()
 	}
 	return int(e.batch.NTokens)
@@ -306,7 +315,7 @@ func (e *Engine) compute() {
 	e.useThreads()
 
 	e.pace.start()
-	code, err := llama.Decode(e.context, e.batch)
+	code, err := e.decode()
 	if e.padding > 0 {
 		(*cells)(e).Cut(int(e.scratch), 0)
 	}
@@ -325,6 +334,7 @@ func (e *Engine) compute() {
 	e.count.PromptTokens += uint64(prompt)
 	e.count.BatchTokens += uint64(step.tokens)
 	e.count.StepTime += step.time
+	e.count.ComputeTime += e.pace.batch.Time
 	e.count.LastStep = step.time
 	for _, seq := range e.computed {
 		if seq.row >= 0 {

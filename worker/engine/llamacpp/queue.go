@@ -96,9 +96,9 @@ func (e *Engine) fits(seq *sequence) bool {
 	leader, shared := e.leaderFor(seq)
 	if leader != nil {
 		// It will share what the leader is going to compute.
-		promised -= shared - e.book.Reusable(tokens)
+		promised -= shared - e.book.Reusable(tokens, seq.mix.kind())
 	}
-	return e.book.Fits(tokens, min(reserve, seq.limit-seq.made()), promised)
+	return e.book.Fits(tokens, seq.mix.kind(), min(reserve, seq.limit-seq.made()), promised)
 }
 
 // leaderFor finds who is about to compute a beginning of the sequence's tokens
@@ -108,9 +108,9 @@ func (e *Engine) leaderFor(seq *sequence) (leader *sequence, shared int) {
 		return nil, 0
 	}
 	most := seq.tokens[:len(seq.tokens)-1]
-	there := e.book.Reusable(seq.tokens)
+	there := e.book.Reusable(seq.tokens, seq.mix.kind())
 	for _, other := range e.active {
-		if other.rest() <= 1 || other.leader != nil {
+		if other.rest() <= 1 || other.leader != nil || other.mix != seq.mix {
 			continue
 		}
 		if n := slots.Common(other.tokens, most); n > other.fed && n >= there+worthWaiting && n > shared {
@@ -131,7 +131,7 @@ func (e *Engine) place(seq *sequence) {
 		e.equip(seq)
 	}
 	seq.leader, seq.shared = e.leaderFor(seq)
-	seq.held = e.book.Start(seq.tokens)
+	seq.held = e.book.Start(seq.tokens, seq.mix.kind())
 	if seq.leader == nil || seq.held.Len() > 0 {
 		e.reuse(seq)
 	}

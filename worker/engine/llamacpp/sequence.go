@@ -37,6 +37,8 @@ type sequence struct {
 	slot    int
 	held    *slots.Held // its KV cells, nil while it has no slot
 	ids     [1]llama.SeqId
+	mix     *mix
+	waits   bool      // it is the turn of sequences with another mix
 	leader  *sequence // computes a beginning that both have; nil once there is no need to wait
 	shared  int       // tokens of that beginning
 	sampler *sampling.Sampler
@@ -75,7 +77,10 @@ func (s *sequence) made() int { return len(s.tokens) - s.prompt }
 func (s *sequence) rest() int { return len(s.tokens) - s.fed }
 
 // decoding says whether the next step gives a token, whatever else is in it.
-func (s *sequence) decoding() bool { return s.held != nil && s.leader == nil && s.rest() == 1 }
+func (s *sequence) decoding() bool { return s.fills() && s.rest() == 1 }
+
+// fills says whether the next step computes some of its tokens, if there is room.
+func (s *sequence) fills() bool { return s.held != nil && s.leader == nil && !s.waits }
 
 // blocked says whether the reader is too far behind for one more token. If so
 // the reader nudges the loop when it takes one.

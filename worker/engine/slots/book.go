@@ -43,6 +43,7 @@ type Held struct {
 	tokens  []int32 // in the order of their positions; the array is the request's
 	cells   []int32 // of each token
 	running bool
+	kind    uint64
 	touched uint64
 }
 
@@ -93,9 +94,12 @@ func Common(a, b []int32) int {
 
 // best finds the sequence from which a text can reuse most. The last token is
 // always left to compute, or there would be no logits.
-func (b *Book) best(tokens []int32) (from *Held, n int) {
+func (b *Book) best(tokens []int32, kind uint64) (from *Held, n int) {
 	most := tokens[:len(tokens)-1]
 	for _, h := range b.held {
+		if h.kind != kind {
+			continue
+		}
 		c := Common(h.tokens, most)
 		if b.whole && (h.running || c < len(h.tokens)) {
 			continue
@@ -126,17 +130,17 @@ func (b *Book) Keep(cells int) {
 func (b *Book) Packed() (tokens, bytes int) { return b.shelf.tokens, b.shelf.size }
 
 // Reusable is how many tokens of a text Reuse would find.
-func (b *Book) Reusable(tokens []int32) int {
-	_, n := b.best(tokens)
-	_, packed := b.shelf.best(tokens[:len(tokens)-1])
+func (b *Book) Reusable(tokens []int32, kind uint64) int {
+	_, n := b.best(tokens, kind)
+	_, packed := b.shelf.best(tokens[:len(tokens)-1], kind)
 	return max(n, packed)
 }
 
 // Fits says whether the text, and so many tokens more, have room beside the
 // running sequences and so many cells that these are still going to take. All
 // that is only kept would go for it.
-func (b *Book) Fits(tokens []int32, more, promised int) bool {
-	from, n := b.best(tokens)
+func (b *Book) Fits(tokens []int32, kind uint64, more, promised int) bool {
+	from, n := b.best(tokens, kind)
 	need := len(tokens) + more
 	if from != nil {
 		need -= n
@@ -151,10 +155,11 @@ func (b *Book) Fits(tokens []int32, more, promised int) bool {
 
 // Start begins a sequence that runs. There must be fewer running ones than
 // sequences. It may hold a beginning of the text already, if the place of what
-// was kept is needed for it.
-func (b *Book) Start(tokens []int32) *Held {
+// was kept is needed for it. Only sequences of one kind can reuse what the others
+// hold: for those of another kind the same tokens have other keys and values.
+func (b *Book) Start(tokens []int32, kind uint64) *Held {
 	if len(b.spare) == 0 {
-		from, n := b.best(tokens)
+		from, n := b.best(tokens, kind)
 		if from != nil {
 			b.touch(from)
 		}
@@ -167,7 +172,7 @@ func (b *Book) Start(tokens []int32) *Held {
 		}
 		b.putAway(old, len(old.cells))
 	}
-	h := &Held{ID: b.spare[len(b.spare)-1], running: true}
+	h := &Held{ID: b.spare[len(b.spare)-1], kind: kind, running: true}
 	b.spare = b.spare[:len(b.spare)-1]
 	b.held = append(b.held, h)
 	b.touch(h)
@@ -180,7 +185,7 @@ func (b *Book) Reuse(h *Held, tokens []int32) int {
 	if h.Len() > 0 {
 		return h.Len()
 	}
-	if from, n := b.best(tokens); n > 0 {
+	if from, n := b.best(tokens, h.kind); n > 0 {
 		b.share(from, h, n)
 		h.tokens = tokens[:n]
 	}
@@ -210,7 +215,7 @@ func (b *Book) share(from, h *Held, n int) {
 
 // unpack adds to a sequence what was packed of its tokens.
 func (b *Book) unpack(h *Held, tokens []int32) {
-	last, n := b.shelf.best(tokens[:len(tokens)-1])
+	last, n := b.shelf.best(tokens[:len(tokens)-1], h.kind)
 	if n < h.Len()+worthKeeping {
 		return
 	}
@@ -342,7 +347,7 @@ func (b *Book) Finish(h *Held) {
 	}
 	for i := len(b.held) - 1; i >= 0; i-- {
 		other := b.held[i]
-		if other == h {
+		if other == h || other.kind != h.kind {
 			continue
 		}
 		c := Common(other.tokens, h.tokens)

@@ -95,7 +95,7 @@ func text(n, at int, kind int32) []int32 {
 }
 
 func run(b *slots.Book, m *memory, tokens []int32) (*slots.Held, int) {
-	h := b.Start(tokens)
+	h := b.Start(tokens, 0)
 	n := b.Reuse(h, tokens)
 	if !b.Room(len(tokens) - n) {
 		m.t.Fatal("there is no room")
@@ -142,14 +142,14 @@ func TestWhatWasNotUsedForTheLongestTimeGoesFirstAndFromItsEnd(t *testing.T) {
 		t.Fatalf("%d tokens are reused", n)
 	}
 	b.Finish(h)
-	if n := b.Reusable(text(100, 0, 2)); n >= 99 || n < 16 {
+	if n := b.Reusable(text(100, 0, 2), 0); n >= 99 || n < 16 {
 		t.Errorf("of the oldest %d tokens are left, want its beginning", n)
 	}
-	if n := b.Reusable(text(100, 0, 3)); n != 99 {
+	if n := b.Reusable(text(100, 0, 3), 0); n != 99 {
 		t.Errorf("of a newer one %d tokens are left, want all", n)
 	}
 	b.Keep(120)
-	if _, kept := b.Used(); kept > 120 || b.Reusable(text(100, 0, 1)) != 99 || b.Reusable(text(100, 0, 2)) != 0 {
+	if _, kept := b.Used(); kept > 120 || b.Reusable(text(100, 0, 1), 0) != 99 || b.Reusable(text(100, 0, 2), 0) != 0 {
 		t.Errorf("%d cells are kept", kept)
 	}
 }
@@ -186,12 +186,12 @@ func TestFitsCountsSharedCellsOnceAndWhatIsKeptNot(t *testing.T) {
 		{"shared with a running one", text(150, 1000, 0), 50, 0, true},
 		{"shared, and one too much", text(150, 1000, 0), 51, 0, false},
 	} {
-		if got := b.Fits(c.tokens, c.more, c.promised); got != c.want {
+		if got := b.Fits(c.tokens, 0, c.more, c.promised); got != c.want {
 			t.Errorf("%s: %t, want %t", c.name, got, c.want)
 		}
 	}
 	b.Finish(h)
-	if !b.Fits(text(190, 0, 7), 10, 0) || b.Fits(text(150, 1000, 0), 51, 0) {
+	if !b.Fits(text(190, 0, 7), 0, 10, 0) || b.Fits(text(150, 1000, 0), 0, 51, 0) {
 		t.Error("what is only kept must count as free, unless it is going to be used")
 	}
 }
@@ -201,7 +201,7 @@ func TestAWholeMemoryIsContinuedOrNothing(t *testing.T) {
 	b := slots.NewBook(1, 1000, m, true, 0)
 	first, _ := run(b, m, text(50, 1000, 0))
 	b.Finish(first)
-	if n := b.Reusable(text(60, 40, 1)); n != 0 {
+	if n := b.Reusable(text(60, 40, 1), 0); n != 0 {
 		t.Errorf("%d tokens of it would be reused, though it can't be cut", n)
 	}
 	next, n := run(b, m, text(60, 1000, 0))
@@ -232,7 +232,7 @@ func TestWhatTheKVCacheHasNoRoomForIsPacked(t *testing.T) {
 	if tokens, bytes := b.Packed(); tokens != 320 || bytes != 4*(320+4) {
 		t.Errorf("%d tokens are packed in %d bytes", tokens, bytes)
 	}
-	if n := b.Reusable(text(300, 280, 2)); n != 299 {
+	if n := b.Reusable(text(300, 280, 2), 0); n != 299 {
 		t.Errorf("%d tokens of a packed text could be reused, want all but the last", n)
 	}
 	for _, c := range []struct {
@@ -263,7 +263,7 @@ func TestAFullShelfLosesWhatWasNotUsedForTheLongestTime(t *testing.T) {
 		b.Drop(func() *slots.Held { h, _ := run(b, m, text(101, 0, 1)); return h }()) // the first is used all the time
 	}
 	for kind, want := range map[int32]int{1: 99, 2: 0, 3: 99, 4: 99} {
-		if n := b.Reusable(text(100, 0, kind)); n != want {
+		if n := b.Reusable(text(100, 0, kind), 0); n != want {
 			t.Errorf("of text %d %d tokens could be reused, want %d", kind, n, want)
 		}
 	}
@@ -305,10 +305,10 @@ func simulate(t *testing.T, whole bool, bytes int) {
 		switch what := random.IntN(10); {
 		case what < 4 && len(running) < 4:
 			r := &request{tokens: text(1+random.IntN(80), random.IntN(80), random.Int32N(4))}
-			if !b.Fits(r.tokens, 0, 0) {
+			if !b.Fits(r.tokens, 0, 0, 0) {
 				continue
 			}
-			r.h = b.Start(r.tokens)
+			r.h = b.Start(r.tokens, 0)
 			b.Reuse(r.h, r.tokens)
 			b.Keep(random.IntN(total))
 			if !b.Room(len(r.tokens) - r.h.Len()) {

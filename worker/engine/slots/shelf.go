@@ -25,6 +25,7 @@ type shelf struct {
 }
 
 type parcel struct {
+	kind    uint64
 	from    int     // position of the first token
 	tokens  []int32 // the own ones
 	base    *parcel // has the tokens before; nil for the beginning of a text
@@ -36,11 +37,11 @@ type parcel struct {
 func (p *parcel) end() int { return p.from + len(p.tokens) }
 
 // best finds the parcel with which most of the tokens can be had, and how many that is.
-func (s *shelf) best(tokens []int32) (last *parcel, n int) {
+func (s *shelf) best(tokens []int32, kind uint64) (last *parcel, n int) {
 	var look func(among []*parcel, matched int)
 	look = func(among []*parcel, matched int) {
 		for _, p := range among {
-			if p.from > matched {
+			if p.from > matched || p.kind != kind {
 				continue
 			}
 			m := p.from + Common(p.tokens, tokens[p.from:])
@@ -74,7 +75,7 @@ func (s *shelf) touch(list []*parcel) {
 
 // put packs what a sequence holds, as far as it is not there already.
 func (s *shelf) put(h *Held) {
-	base, from := s.best(h.tokens)
+	base, from := s.best(h.tokens, h.kind)
 	s.touch(path(base))
 	for len(h.tokens)-from >= worthKeeping {
 		to := min(from+parcelTokens, len(h.tokens))
@@ -82,7 +83,7 @@ func (s *shelf) put(h *Held) {
 		if data == nil {
 			return
 		}
-		p := &parcel{from: from, tokens: slices.Clone(h.tokens[from:to]), base: base, data: data}
+		p := &parcel{kind: h.kind, from: from, tokens: slices.Clone(h.tokens[from:to]), base: base, data: data}
 		if base == nil {
 			s.roots = append(s.roots, p)
 		} else {
