@@ -30,7 +30,7 @@ type tuning struct {
 func (t *tuning) flags(set *pflag.FlagSet) {
 	set.BoolVar(&t.noPrefixCache, "no-prefix-cache", false, "compute each prompt anew")
 	set.IntVar(&t.prefixMemory, "prefix-memory", 0, "MB of main memory for prompts that the KV cache has no room for (default "+
-		strconv.Itoa(engine.DefaultPrefixMemory>>20)+"); -1 for none")
+		strconv.Itoa(engine.DefaultPrefixMemory>>20)+", or a 32nd of the machine's); -1 for none")
 	set.BoolVar(&t.reproducible, "reproducible", false, "compute each request by itself: slower, and its tokens never depend on what else runs")
 	set.IntVar(&t.draftTokens, "draft-tokens", 0, "tokens that are proposed for a text in a step (default "+strconv.Itoa(engine.DefaultDraftTokens)+"); -1 turns it off")
 	set.StringVar(&t.draftModel, "draft-model", "", "a smaller model with the same vocabulary, a GGUF file, that proposes tokens")

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/shirou/gopsutil/v4/mem"
+
 	"rbee"
 	"rbee/worker/engine/threads"
 )
@@ -17,7 +19,8 @@ const (
 	DefaultMaxContext  = 8192 // tokens
 	DefaultDraftTokens = 16
 
-	DefaultPrefixMemory = 512 << 20 // bytes
+	DefaultPrefixMemory = 512 << 20 // bytes, and at most this part of the machine's:
+	prefixPart          = 32
 )
 
 // MaxSlots is the most slots that an engine serves.
@@ -111,5 +114,8 @@ func (o *Options) defaultTypes() {
 	}
 	if o.PrefixMemory == 0 {
 		o.PrefixMemory = DefaultPrefixMemory
+		if m, err := mem.VirtualMemory(); err == nil {
+			o.PrefixMemory = min(o.PrefixMemory, int(m.Total/prefixPart))
+		}
 	}
 }

@@ -164,7 +164,10 @@ func (s suite) cancelQueued(t *testing.T) {
 				t.Errorf("canceled in the queue: %+v, %v", result, err)
 			}
 		})
-		eventually(t, "the request to queue", func() bool { return e.Stats().Queued == 1 })
+		eventually(t, "the request to queue", func() bool {
+			st := e.Stats()
+			return st.Queued == 1 && st.SlotsBusy == 1
+		})
 		cancel()
 		wg.Wait()
 		if st := e.Stats(); st.Queued != 0 || st.SlotsBusy != 1 {
@@ -226,7 +229,10 @@ func (s suite) cells(t *testing.T) {
 		wg.Go(func() {
 			generate(t, e, engine.Request{Tokens: long(t, e, "bee", 120), MaxTokens: 5, IgnoreEOS: true})
 		})
-		eventually(t, "the request to wait for KV cells", func() bool { return e.Stats().Queued == 1 })
+		eventually(t, "the request to wait for KV cells", func() bool {
+			st := e.Stats()
+			return st.Queued == 1 && st.SlotsBusy == 1
+		})
 		if st := e.Stats(); st.SlotsBusy != 1 || st.KVUsed < 180 || st.KVUsed > st.KVTotal {
 			t.Errorf("stats are %+v", st)
 		}
