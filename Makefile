@@ -81,12 +81,12 @@ bench: engine ## measure against the engine alone, and print ratios
 	go run ./bench -bin bin all
 
 .PHONY: generate
-generate: ## write docs/cli.md and docs/openapi-*.json anew, from the commands and routes in the code
-	$(RACE) go test -race ./hive ./worker ./keeper -run '^(TestTheOpenAPIDocumentIsCheckedIn|TestDocs)$$' -count 1 -update
+generate: ## write docs/cli.md, docs/openapi-*.json and packaging/ anew, from what the code says
+	$(RACE) go test -race ./hive ./worker ./keeper ./internal/service -run '^(TestTheOpenAPIDocumentIsCheckedIn|TestDocs|TestThePackagingIsWhatInstallWrites)$$' -count 1 -update
 
 .PHONY: generated
 generated: generate
-	@changed=$$(git status --porcelain -- docs); test -z "$$changed" || { echo "commit what 'make generate' made:"; echo "$$changed"; git --no-pager diff -- docs; exit 1; }
+	@changed=$$(git status --porcelain -- docs packaging); test -z "$$changed" || { echo "commit what 'make generate' made:"; echo "$$changed"; git --no-pager diff -- docs packaging; exit 1; }
 
 .PHONY: install
 install: build ## the programs, into $(DESTDIR)$(PREFIX)/bin

@@ -340,10 +340,10 @@ func (a *app) hiveLogsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := os.Open(hiveLog(cfg))
+			f, err := openRotated(hiveLog(cfg))
 			if errors.Is(err, fs.ErrNotExist) {
 				return rbee.Errorf(rbee.CodeHiveNotFound, "there is no log of a hive in %s", cfg.Home.LogsDir()).
-					Suggest("start a hive with 'rbee hive start'")
+					Suggest("start a hive with 'rbee hive start'; a service logs to 'journalctl --user -u rbee-hive'")
 			}
 			if err != nil {
 				return rbee.Errorf(rbee.CodeInvalidRequest, "cannot read the log of the hive: %w", err).Suggest("see 'rbee doctor'")
@@ -356,6 +356,40 @@ func (a *app) hiveLogsCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what the hive will write, until Ctrl-C")
 	return cmd
+}
+
+// rotated is a log file that may be moved away while it is read; what follows is
+// then in a new one of its name.
+type rotated struct{ *os.File }
+
+func openRotated(path string) (*rotated, error) {
+	f, err := os.Open(path) //nolint:gosec // our own log
+	if err != nil {
+		return nil, err
+	}
+	return &rotated{f}, nil
+}
+
+// Read implements io.Reader.
+func (r *rotated) Read(b []byte) (int, error) {
+	n, err := r.File.Read(b)
+	if n > 0 || !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	mine, err := r.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if named, err := os.Stat(r.Name()); err != nil || os.SameFile(mine, named) {
+		return 0, io.EOF
+	}
+	next, err := os.Open(r.Name())
+	if err != nil {
+		return 0, io.EOF // it is being made
+	}
+	_ = r.Close()
+	r.File = next
+	return r.File.Read(b)
 }
 
 // followFile prints the lines of a file and, with follow, those that are added.

@@ -10,8 +10,8 @@ type Memory interface {
 	// Cut removes the positions from n on; n 0 removes all.
 	Cut(seq, n int)
 	// Pack copies what a sequence has of the positions [from, to) out of the KV
-	// cache, into memory that it gets from make; nil if it can't.
-	Pack(seq, from, to int, make func(bytes int) []byte) []byte
+	// cache, into memory that it asks for; nil if it can't.
+	Pack(seq, from, to int, memory func(bytes int) []byte) []byte
 	// Unpack adds the positions [from, to) of what was packed to a sequence that
 	// has those before. All that was packed has room in the KV cache. It is false if it can't.
 	Unpack(data []byte, seq, from, to int) bool

@@ -29,8 +29,8 @@ func (m *memory) Share(from, to, n int) {
 
 func (m *memory) Cut(seq, n int) { m.cells[seq] = m.cells[seq][:min(n, len(m.cells[seq]))] }
 
-func (m *memory) Pack(seq, from, to int, make func(int) []byte) []byte {
-	data := make(4 * (1 + to - from))[:0]
+func (m *memory) Pack(seq, from, to int, memory func(int) []byte) []byte {
+	data := memory(4 * (1 + to - from))[:0]
 	data = binary.LittleEndian.AppendUint32(data, uint32(from))
 	for _, c := range m.cells[seq][from:to] {
 		data = binary.LittleEndian.AppendUint32(data, uint32(c.token))

@@ -34,8 +34,6 @@ type parcel struct {
 	touched uint64
 }
 
-func (p *parcel) end() int { return p.from + len(p.tokens) }
-
 // best finds the parcel with which most of the tokens can be had, and how many that is.
 func (s *shelf) best(tokens []int32, kind uint64) (last *parcel, n int) {
 	var look func(among []*parcel, matched int)
