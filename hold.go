@@ -178,7 +178,8 @@ type HiveStatus struct {
 	HiveStanding
 	Policy           HivePolicy          `json:"policy"`
 	Memory           []DeviceMemory      `json:"memory" nullable:"false"`
-	Workers          map[WorkerState]int `json:"workers" doc:"live workers by state"`
+	Workers          map[WorkerState]int `json:"workers" doc:"live workers of the hive's own by state"`
+	External         int                 `json:"external,omitempty" doc:"workers that others started and the hive does not end"`
 	RequestsInFlight int                 `json:"requests_in_flight" doc:"taken and not answered to the end"`
 	Waiting          int                 `json:"waiting" doc:"spawns that wait for memory"`
 	CrashLoops       []CrashLoop         `json:"crash_loops" nullable:"false"`

@@ -17,12 +17,15 @@ const (
 	ProviderBuiltin Provider = "builtin" // embedded in the program
 	ProviderFile    Provider = "file"    // a GGUF file on the hive's machine
 	ProviderHF      Provider = "hf"      // a Hugging Face hub
+
+	// ProviderExternal has no bytes for us: a server that no hive started has them.
+	ProviderExternal Provider = "external"
 )
 
 // MaxRefCharacters bounds the length of a model reference.
 const MaxRefCharacters = 512
 
-const refForms = "accepted forms: builtin:NAME, file:/absolute/path.gguf, hf:ORG/REPO[@REV][:QUANT | ::FILE], ORG/REPO[:QUANT], or an alias"
+const refForms = "accepted forms: builtin:NAME, file:/absolute/path.gguf, hf:ORG/REPO[@REV][:QUANT | ::FILE], ORG/REPO[:QUANT], external:SERVER/MODEL, or an alias"
 
 // ModelRef names a model: a provider, and what that provider understands. The
 // JSON form is the printed form. The zero value names nothing.
@@ -92,6 +95,10 @@ func ParseModelRef(s string) (ModelRef, error) {
 		if why := hubFault(ref); why != "" {
 			return bad(why)
 		}
+	case ProviderExternal:
+		if _, ok := ref.External(); !ok {
+			return bad("an external model has a server and its name there, such as external:ollama/llama3.2:3b")
+		}
 	default:
 		return bad("it is neither a known provider nor an alias of the configuration")
 	}
@@ -140,6 +147,20 @@ func (h HubRef) ModelRef() ModelRef {
 		s += ":" + h.Quant
 	}
 	return ModelRef{Provider: ProviderHF, Reference: s}
+}
+
+// ExternalRef is a model reference of an external server, taken apart: SERVER/MODEL.
+type ExternalRef struct {
+	Server string // as the hive's settings call it
+	Model  string // as the server calls it
+}
+
+// External takes a reference apart; false if it is not one of an external server.
+func (r ModelRef) External() (ExternalRef, bool) {
+	server, model, _ := strings.Cut(r.Reference, "/")
+	ok := r.Provider == ProviderExternal && nameOK(server) && model != "" && strings.TrimSpace(model) == model &&
+		!strings.Contains(model, "..")
+	return ExternalRef{Server: server, Model: model}, ok
 }
 
 // hubFault says what is wrong with a reference of a hub, or "".

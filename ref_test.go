@@ -57,10 +57,32 @@ func TestHubReferencesThatWouldPrintOtherwiseAreRefused(t *testing.T) {
 	}
 }
 
+func TestReferencesOfExternalServersAreTakenApart(t *testing.T) {
+	for in, want := range map[string]rbee.ExternalRef{
+		"external:ollama/llama3.2:3b":              {Server: "ollama", Model: "llama3.2:3b"},
+		"external:gpu.1/meta-llama/Llama-3.1-8B@x": {Server: "gpu.1", Model: "meta-llama/Llama-3.1-8B@x"},
+		"external:a//models/b c.gguf":              {Server: "a", Model: "/models/b c.gguf"},
+		"external:w/builtin:bee-tiny":              {Server: "w", Model: "builtin:bee-tiny"},
+	} {
+		ref, err := rbee.ParseModelRef(in)
+		if got, ok := ref.External(); err != nil || !ok || got != want || ref.String() != in {
+			t.Errorf("%q: got %+v, %v, %v", in, got, ok, err)
+		}
+	}
+	for _, in := range []string{"external:", "external:a", "external:a/", "external:/a", "external:a b/c", "external:a/../b", "external:a/ b", "external:a/b\"c"} {
+		if ref, err := rbee.ParseModelRef(in); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
+			t.Errorf("%q: read as %v, %v", in, ref, err)
+		}
+	}
+	if _, ok := (rbee.ModelRef{Provider: rbee.ProviderHF, Reference: "a/b"}).External(); ok {
+		t.Error("a model of a hub is one of an external server")
+	}
+}
+
 func FuzzParseModelRef(f *testing.F) {
 	for _, s := range []string{
 		"builtin:bee-tiny", "file:/a.gguf", "hf:o/r@v:Q4", "o/r::d/f.gguf", "::", "@", "hf:a/b:::", "a/b:Q::f", "a/b@", "a/b::x/../y",
-		"unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "a/b::\u202e", "file:/a/../b", "a/" + strings.Repeat("b", 509), "hf:a/" + strings.Repeat("ä", 507),
+		"unsloth/Qwen3-30B-A3B-GGUF:UD-Q4_K_XL", "a/b::\u202e", "file:/a/../b", "a/" + strings.Repeat("b", 509), "hf:a/" + strings.Repeat("ä", 507), "external:a/b:c/../d",
 	} {
 		f.Add(s)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -45,9 +44,6 @@ func (h *Hive) openAI(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, alias := h.cfg.Settings.Aliases[name]; alias { // which the worker need not know
-		body = at.replaced(body, ref.String())
-	}
 	release := h.claims.add(ref)
 	defer release()
 	lease, err := h.worker(r.Context(), ref)
@@ -57,7 +53,12 @@ func (h *Hive) openAI(w http.ResponseWriter, r *http.Request) error {
 	defer lease.Release()
 	h.metrics.inFlight.Inc()
 	defer h.metrics.inFlight.Dec()
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	if _, alias := h.cfg.Settings.Aliases[name]; lease.Foreign != "" {
+		body = at.replaced(body, lease.Foreign)
+	} else if alias { // which the worker need not know
+		body = at.replaced(body, ref.String())
+	}
+	setBody(r, body)
 	return h.relay.pass(w, r, lease.Target, r.URL.Path)
 }
 

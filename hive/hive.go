@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"rbee"
 	"rbee/client"
 	"rbee/hive/crashes"
+	"rbee/hive/external"
 	"rbee/hive/pool"
 	"rbee/hive/provision"
 	"rbee/hive/store"
@@ -61,6 +63,7 @@ type Hive struct {
 
 	provider *provision.Provider
 	claims   claims
+	servers  []external.Server // of models that are not ours
 
 	host      *machine
 	standing  *standing
@@ -74,6 +77,7 @@ type Hive struct {
 	callback string                 // URL under which workers of this machine reach it
 	store    *store.Store
 	spawner  *supervise.Spawner
+	external *external.Watcher
 	shutdown context.CancelCauseFunc
 }
 
@@ -128,6 +132,9 @@ func New(cfg Config) (*Hive, error) {
 	if h.provider, err = h.newProvider(); err != nil {
 		return nil, err
 	}
+	if h.servers, err = externalServers(cfg.Settings); err != nil {
+		return nil, err
+	}
 	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), Routes: h.routes(), Log: h.log})
 	return h, nil
 }
@@ -169,6 +176,7 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, db.Close()) }()
 	h.store = models
 	defer h.provider.Close()
+	h.external = external.New(others(h.servers, h.callback), h.pool, h.log)
 	return h.serve(ctx, ln, presence)
 }
 
@@ -211,6 +219,10 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 	})
 	group.Go(func() error {
 		h.attendStanding(living)
+		return nil
+	})
+	group.Go(func() error {
+		h.external.Run(living)
 		return nil
 	})
 	if !h.cfg.Private {
@@ -294,10 +306,10 @@ func (l link) Shutdown(ctx context.Context) error {
 func isSecret(variable string) bool {
 	switch variable {
 	case "RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_NODES", "HF_TOKEN", "CREDENTIALS_DIRECTORY",
-		"RBEE_WORKER_KEY", "RBEE_CALLBACK_KEY":
+		"RBEE_EXTERNAL", "RBEE_WORKER_KEY", "RBEE_CALLBACK_KEY":
 		return true
 	}
-	return false
+	return strings.HasPrefix(variable, "RBEE_NODES_") || strings.HasPrefix(variable, "RBEE_EXTERNAL_")
 }
 
 func hostname() string {

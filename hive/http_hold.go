@@ -60,7 +60,11 @@ func (h *Hive) showStatus(ctx context.Context, _ *struct{}) (*reply[rbee.HiveSta
 	}
 	hold.Leave[rbee.MainMemory] = int64(settings.LeaveFreeMB) * megabyte
 	for _, w := range live {
-		s.Workers[w.State]++
+		if w.External {
+			s.External++
+		} else {
+			s.Workers[w.State]++
+		}
 		hold.Workers = append(hold.Workers, heldBy(w, now))
 	}
 	s.Memory = heldMemory(devices, hold)

@@ -158,7 +158,7 @@ func cannotRun(program string, err error) error {
 func childEnv() []string {
 	var env []string
 	for _, kv := range os.Environ() {
-		if name, _, _ := strings.Cut(kv, "="); !isSecret(name) && !service.Own(name) && !strings.HasPrefix(name, "RBEE_NODES_") {
+		if name, _, _ := strings.Cut(kv, "="); !isSecret(name) && !service.Own(name) {
 			env = append(env, kv)
 		}
 	}

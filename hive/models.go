@@ -26,6 +26,7 @@ func (h *Hive) storeConfig() store.Config {
 			store.NewBuiltins(dir, inspect, store.Builtin{Name: models.BeeTinyName, Bytes: models.BeeTiny(), SHA256: models.BeeTinySHA256}),
 			store.NewFiles(inspect),
 			h.provider,
+			elsewhere{},
 		},
 		Inspect:    inspect,
 		QuotaBytes: int64(h.cfg.Settings.Models.QuotaGB * 1e9),

@@ -96,6 +96,9 @@ func rewrite(p *httputil.ProxyRequest) {
 	if to.target.Key != "" {
 		p.Out.Header.Set("Authorization", "Bearer "+to.target.Key)
 	}
+	if to.target.Foreign != "" {
+		p.Out.Header.Set("Accept-Encoding", "identity") // events are to be seen
+	}
 	p.Out.Header.Set(rbee.RequestIDHeader, httpapi.RequestID(p.In.Context()))
 }
 
@@ -115,6 +118,9 @@ func (r *relay) serve(w http.ResponseWriter, req *http.Request) error {
 		if err != nil {
 			return err
 		}
+		if target.Foreign != "" {
+			return r.foreign(w, req, id, target, path)
+		}
 		return r.pass(w, req, target, path)
 	}
 	if err := r.hive.standing.enter(); err != nil {
@@ -131,6 +137,9 @@ func (r *relay) serve(w http.ResponseWriter, req *http.Request) error {
 	defer lease.Release()
 	r.hive.metrics.inFlight.Inc()
 	defer r.hive.metrics.inFlight.Dec()
+	if lease.Foreign != "" {
+		return r.foreign(w, req, id, lease.Target, path)
+	}
 	return r.pass(w, req, lease.Target, path)
 }
 
@@ -161,11 +170,22 @@ func (r *relay) pass(w http.ResponseWriter, req *http.Request, target pool.Targe
 		return nil
 	}
 	w.Header().Set(rbee.RequestIDHeader, id)
+	if rbee.CodeOf(state.err) != "" {
+		return state.err
+	}
 	return target.Broke(ctx, state.err)
 }
 
 // modify drops headers that are the front door's and wraps streams of events.
 func (r *relay) modify(resp *http.Response) error {
+	if to := relayedOf(resp.Request.Context()); to.target.Foreign != "" {
+		if err := refusesUs(resp); err != nil {
+			return err
+		}
+		if resp.Header.Get(rbee.RequestIDHeader) == "" { // which it need not know
+			resp.Header.Set(rbee.RequestIDHeader, httpapi.RequestID(resp.Request.Context()))
+		}
+	}
 	resp.Header.Del(rbee.VersionHeader)
 	resp.Header.Del("X-Content-Type-Options")
 	resp.Header.Del("Location") // it would lead the caller to a path of the hive

@@ -148,7 +148,7 @@ type repeat struct{ event []byte }
 func (r *repeat) Read(p []byte) (int, error) { return copy(p, r.event), nil }
 
 func TestSecretsDoNotReachChildren(t *testing.T) {
-	for _, name := range []string{"RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_NODES", "RBEE_NODES_BIG_KEY", "HF_TOKEN", "RBEE_WORKER_KEY"} {
+	for _, name := range []string{"RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_NODES", "RBEE_NODES_BIG_KEY", "RBEE_EXTERNAL", "RBEE_EXTERNAL_GPU_KEY", "HF_TOKEN", "RBEE_WORKER_KEY"} {
 		t.Setenv(name, "secret-value")
 	}
 	for _, kv := range childEnv() {

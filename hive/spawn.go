@@ -29,6 +29,9 @@ func (h *Hive) spawn(ctx context.Context, req rbee.SpawnRequest) (spawned, error
 	if err != nil {
 		return spawned{}, err
 	}
+	if o.ref.Provider == rbee.ProviderExternal {
+		return h.find(ctx, o)
+	}
 	if w, ok := o.reusable(h.pool.Workers()); ok {
 		return spawned{worker: w, reused: true}, nil
 	}

@@ -130,9 +130,11 @@ func (a *app) configCheckCommand() *cobra.Command {
 					return err
 				}
 			}
-			for _, n := range cfg.Nodes {
-				if _, err := n.ReadKey(); err != nil {
-					return err
+			for _, nodes := range []map[string]conf.Node{cfg.Nodes, cfg.External} {
+				for _, n := range nodes {
+					if _, err := n.ReadKey(); err != nil {
+						return err
+					}
 				}
 			}
 			if a.out.json {

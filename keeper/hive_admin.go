@@ -210,6 +210,9 @@ func workersText(s rbee.HiveStatus) string {
 	if parts == nil {
 		parts = append(parts, "none")
 	}
+	if s.External > 0 {
+		parts = append(parts, fmt.Sprintf("%d external", s.External))
+	}
 	parts = append(parts, plural(s.RequestsInFlight, "request")+" running")
 	if s.Waiting > 0 {
 		parts = append(parts, fmt.Sprintf("%d to start when memory is free", s.Waiting))

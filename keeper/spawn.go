@@ -138,7 +138,8 @@ func (a *app) employ(ctx context.Context, cfg conf.Config, c *colony, req rbee.S
 
 // order asks a hive for a worker.
 func (a *app) order(ctx context.Context, cfg conf.Config, c *colony, req rbee.SpawnRequest) (rbee.SpawnReply, error) {
-	if c.local {
+	elsewhere := strings.HasPrefix(req.ModelRef, string(rbee.ProviderExternal)+":")
+	if c.local && !elsewhere {
 		if err := a.ensureEngine(ctx, cfg, 0); err != nil {
 			return rbee.SpawnReply{}, err
 		}

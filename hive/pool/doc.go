@@ -17,6 +17,10 @@
 // while, which is no state of its own: it gives its KV cache back, and the next
 // request makes it again.
 //
+// A model of a server that is not of our kind is a worker as well (Adopt): idle
+// from the start, without process and link; whoever watches the server says what
+// becomes of it.
+//
 // The package reaches processes and workers through the interfaces of
 // effects.go only, so that tests need neither. It does not know where models
 // come from and whether they fit: the caller decides that in a Plan, one at a

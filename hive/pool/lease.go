@@ -16,9 +16,10 @@ const crashNotice = 2 * time.Second
 
 // Target is where a worker really answers, and the key that it demands.
 type Target struct {
-	URL  string
-	Key  string
-	life *life
+	URL     string
+	Key     string
+	Foreign string // what a foreign server calls the model; "" for a worker of our kind
+	life    *life
 }
 
 // Lease is the right to send one request to a worker, which is busy until
@@ -38,7 +39,7 @@ func (p *Pool) Reach(ctx context.Context, id rbee.WorkerID) (Target, error) {
 	for {
 		var t Target
 		var changed chan struct{}
-		if !l.ask(func() { t, changed = Target{URL: l.url, Key: l.key, life: l}, l.changed }) {
+		if !l.ask(func() { t, changed = l.target(), l.changed }) {
 			return Target{}, l.why()
 		}
 		if t.URL != "" {
@@ -146,8 +147,10 @@ func (l *life) acquire() *Lease {
 		l.count()
 		l.pool.publish(l)
 	}
-	return &Lease{Target: Target{URL: l.url, Key: l.key, life: l}}
+	return &Lease{Target: l.target()}
 }
+
+func (l *life) target() Target { return Target{URL: l.url, Key: l.key, Foreign: l.foreign, life: l} }
 
 // Release ends the request of the lease. It may be called more than once.
 func (s *Lease) Release() {
@@ -194,7 +197,11 @@ func (l *life) why() error {
 // Broke says why the connection to a worker broke in the middle of a reply. If
 // the worker died, it waits a moment to learn how.
 func (t Target) Broke(ctx context.Context, cause error) error {
-	wait, cancel := context.WithTimeout(ctx, crashNotice)
+	notice := crashNotice
+	if t.Foreign != "" { // nobody tells us of its end
+		notice = 0
+	}
+	wait, cancel := context.WithTimeout(ctx, notice)
 	defer cancel()
 	select {
 	case <-t.life.ctx.Done(): // over: the snapshot is the last one

@@ -51,6 +51,8 @@ const (
 	CauseOrdered  Cause = "ordered" // somebody told it to stop
 	CauseDrained  Cause = "drained" // the hive drains
 	CauseShutdown Cause = "shutdown"
+
+	CauseWithdrawn Cause = "withdrawn" // its foreign server has the model no more
 )
 
 // life is one worker from start to end. All fields below run's line belong to
@@ -73,6 +75,7 @@ type life struct {
 	proc     Process         // nil for an external worker
 	exit     <-chan struct{} // of the process; nil for an external worker
 	url      string          // of the worker itself, "" until it called back
+	foreign  string          // what a foreign server calls the model; "" for a worker of our kind
 	link     Link
 	changed  chan struct{} // closed and renewed at each change of state
 	inFlight int
@@ -110,7 +113,7 @@ func (l *life) run() {
 	defer l.errands.Wait()
 	defer l.cancel()
 	l.idle, l.rest, l.stall, l.health = time.NewTimer(never), time.NewTimer(never), time.NewTimer(l.pool.cfg.LoadStall), time.NewTimer(never)
-	if l.preparing {
+	if l.preparing || l.foreign != "" {
 		l.stall.Stop()
 	}
 	defer l.idle.Stop()

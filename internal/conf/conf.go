@@ -33,6 +33,7 @@ type Config struct {
 	Download Download          `yaml:"download"`
 	Log      Log               `yaml:"log"`
 	Nodes    map[string]Node   `yaml:"nodes" validate:"dive,keys,name,endkeys"`
+	External map[string]Node   `yaml:"external" validate:"dive,keys,name,endkeys"` // servers of models that no hive started
 	Aliases  map[string]string `yaml:"aliases" validate:"dive,keys,name,endkeys,modelref"`
 
 	user    string            // the user's home, what ~/ stands for
@@ -53,6 +54,7 @@ type Hive struct {
 	OnBattery       string `yaml:"on_battery" env:"ON_BATTERY" validate:"oneof=always never"`    // whether workers start
 	Preload         List   `yaml:"preload" env:"PRELOAD" validate:"models"`                      // models to load at start
 	WarmUp          string `yaml:"warm_up" env:"WARM_UP" validate:"oneof=on off"`                // of the likely next model
+	Discover        string `yaml:"discover" env:"DISCOVER" validate:"oneof=on off"`              // external servers at the usual ports of this machine
 }
 
 // Worker is the section of the workers that a hive starts.
@@ -99,7 +101,7 @@ type Log struct {
 	Format string `yaml:"format" env:"FORMAT" validate:"oneof=auto text json"`
 }
 
-// Node is a hive on another machine.
+// Node is a hive on another machine, or an external server.
 type Node struct {
 	URL     string `yaml:"url" env:"URL" validate:"required,baseurl"`
 	Key     Secret `yaml:"key" env:"KEY" validate:"omitempty,apikey,excluded_with=KeyFile"`
@@ -110,7 +112,7 @@ type Node struct {
 // says the same in words.
 func Defaults() Config {
 	return Config{
-		Hive: Hive{Addr: "127.0.0.1:8080", LeaveFreeMB: 256, LeaveFreeVRAMMB: 256, OnBattery: "always", WarmUp: "on"},
+		Hive: Hive{Addr: "127.0.0.1:8080", LeaveFreeMB: 256, LeaveFreeVRAMMB: 256, OnBattery: "always", WarmUp: "on", Discover: "off"},
 		Worker: Worker{
 			Slots:       4,
 			Queue:       16,
@@ -121,6 +123,7 @@ func Defaults() Config {
 		Download: Download{Connections: 8},
 		Log:      Log{Level: "info", Format: "auto"},
 		Nodes:    map[string]Node{},
+		External: map[string]Node{},
 		Aliases: map[string]string{
 			"tinyllama": "hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF::tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
 			"qwen":      "hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF::qwen2.5-0.5b-instruct-q4_k_m.gguf",

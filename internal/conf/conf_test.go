@@ -71,7 +71,7 @@ func TestTheReferenceFileSaysExactlyTheDefaults(t *testing.T) {
 	}
 }
 
-func TestTheReferenceFileDescribesANode(t *testing.T) {
+func TestTheReferenceFileDescribesNodesAndServers(t *testing.T) {
 	var lines []string
 	for line := range strings.Lines(conf.Reference()) {
 		if entry, ok := strings.CutPrefix(line, "#   "); ok {
@@ -79,7 +79,10 @@ func TestTheReferenceFileDescribesANode(t *testing.T) {
 		}
 	}
 	c := mustLoad(t, "nodes:\n"+strings.Join(lines, ""))
-	want := map[string]conf.Node{"big": {URL: "http://192.168.1.20:8080", KeyFile: "/home/bee/.rbee/big.key"}}
+	want := map[string]conf.Node{
+		"big":    {URL: "http://192.168.1.20:8080", KeyFile: "/home/bee/.rbee/big.key"},
+		"ollama": {URL: "http://127.0.0.1:11434", KeyFile: "/home/bee/.rbee/ollama.key"},
+	}
 	if diff := cmp.Diff(want, c.Nodes); diff != "" {
 		t.Error(diff)
 	}
@@ -92,7 +95,7 @@ func TestEverySettingCanBeSetInTheFileAndInTheEnvironment(t *testing.T) {
 		"worker.program": "/bin/w", "worker.threads": "3", "worker.slots": "7", "worker.context": "4096",
 		"worker.queue": "0", "worker.keep_alive": "forever", "worker.load_timeout": "90s",
 		"hive.leave_free_mb": "1", "hive.leave_free_vram_mb": "0", "hive.hours": "22:00-08:00", "hive.on_battery": "never",
-		"hive.preload": "qwen, hf:a/b", "hive.warm_up": "off",
+		"hive.preload": "qwen, hf:a/b", "hive.warm_up": "off", "hive.discover": "on",
 		"worker.keep_alive_of": "qwen=1h, hf:a/b=0", "worker.rest_after": "forever",
 		"queen.addr": ":9", "queen.key": "queenkey", "queen.key_file": "/keys/queen",
 		"engine.dir": "/engines", "models.quota_gb": "0.5", "download.connections": "2", "download.limit_mbps": "12.5",
@@ -359,6 +362,22 @@ func TestTheKeyOfAHigherLayerReplacesThatOfALowerOne(t *testing.T) {
 	}
 	if _, err := load(t, "", "RBEE_HIVE_KEY=a", "RBEE_HIVE_KEY_FILE=/b"); err == nil {
 		t.Error("both in the environment were taken")
+	}
+}
+
+func TestExternalServersAreSetLikeNodes(t *testing.T) {
+	c := mustLoad(t, "external:\n  gpu:\n    url: http://127.0.0.1:8000/v1\n    key: topsecret\n",
+		"RBEE_EXTERNAL=ollama=http://127.0.0.1:11434", "RBEE_EXTERNAL_GPU_KEY_FILE=~/gpu.key", "RBEE_HIVE_DISCOVER=on")
+	if n := c.External["gpu"]; n.URL != "http://127.0.0.1:8000/v1" || n.Key != "" || n.KeyFile != "/home/bee/gpu.key" {
+		t.Errorf("of the file, with a key of the environment: %+v", n)
+	}
+	if n := c.External["ollama"]; n.URL != "http://127.0.0.1:11434" || c.Hive.Discover != "on" || len(c.Nodes) != 0 {
+		t.Errorf("of the environment: %+v", n)
+	}
+	for _, text := range []string{"external:\n  a:\n    key: topsecret\n", "external:\n  a/b:\n    url: http://a:1\n", "hive:\n  discover: maybe\n"} {
+		if _, err := load(t, text); rbee.CodeOf(err) != rbee.CodeInvalidRequest || strings.Contains(err.Error(), "topsecret") {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

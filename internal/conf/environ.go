@@ -3,6 +3,7 @@ package conf
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"path/filepath"
 	"reflect"
@@ -29,12 +30,14 @@ func (c *Config) readEnviron(environ map[string]string) error {
 	c.cloneMaps()
 	var faults []fault
 	faults = append(faults, c.pairs(environ, "aliases", func(name, ref string) { c.Aliases[name] = ref })...)
-	faults = append(faults, c.pairs(environ, "nodes", func(name, url string) {
-		n := c.Nodes[name]
-		n.URL = url
-		c.Nodes[name] = n
-		c.origins["nodes."+name+".url"] = Origin{Variable: variableOf("nodes")}
-	})...)
+	for section, nodes := range c.nodes() {
+		faults = append(faults, c.pairs(environ, section, func(name, url string) {
+			n := nodes[name]
+			n.URL = url
+			nodes[name] = n
+			c.origins[join(join(section, name), "url")] = Origin{Variable: variableOf(section)}
+		})...)
+	}
 	faults = append(faults, parseSection(c, environ, "hive", &c.Hive)...)
 	faults = append(faults, parseSection(c, environ, "worker", &c.Worker)...)
 	faults = append(faults, parseSection(c, environ, "queen", &c.Queen)...)
@@ -42,10 +45,12 @@ func (c *Config) readEnviron(environ map[string]string) error {
 	faults = append(faults, parseSection(c, environ, "models", &c.Models)...)
 	faults = append(faults, parseSection(c, environ, "download", &c.Download)...)
 	faults = append(faults, parseSection(c, environ, "log", &c.Log)...)
-	for _, name := range slices.Sorted(maps.Keys(c.Nodes)) {
-		n := c.Nodes[name]
-		faults = append(faults, parseSection(c, environ, "nodes."+name, &n)...)
-		c.Nodes[name] = n
+	for section, nodes := range c.nodes() {
+		for _, name := range slices.Sorted(maps.Keys(nodes)) {
+			n := nodes[name]
+			faults = append(faults, parseSection(c, environ, join(section, name), &n)...)
+			nodes[name] = n
+		}
 	}
 	if len(faults) == 0 {
 		c.oneKeyOnly(before)
@@ -147,9 +152,11 @@ func (c *Config) absolute() {
 			*p = p.absolute(c.user)
 		}
 	})
-	for name, n := range c.Nodes {
-		n.KeyFile = n.KeyFile.absolute(c.user)
-		c.Nodes[name] = n
+	for _, nodes := range c.nodes() {
+		for name, n := range nodes {
+			n.KeyFile = n.KeyFile.absolute(c.user)
+			nodes[name] = n
+		}
 	}
 }
 
@@ -159,9 +166,19 @@ func (c *Config) absolute() {
 func (c *Config) oneKeyOnly(before Config) {
 	choose(&c.Hive.Key, &c.Hive.KeyFile, before.Hive.Key, before.Hive.KeyFile)
 	choose(&c.Queen.Key, &c.Queen.KeyFile, before.Queen.Key, before.Queen.KeyFile)
-	for name, n := range c.Nodes {
-		choose(&n.Key, &n.KeyFile, before.Nodes[name].Key, before.Nodes[name].KeyFile)
-		c.Nodes[name] = n
+	old := maps.Collect(before.nodes())
+	for section, nodes := range c.nodes() {
+		for name, n := range nodes {
+			choose(&n.Key, &n.KeyFile, old[section][name].Key, old[section][name].KeyFile)
+			nodes[name] = n
+		}
+	}
+}
+
+// nodes yields the sections that hold nodes.
+func (c *Config) nodes() iter.Seq2[string, map[string]Node] {
+	return func(yield func(string, map[string]Node) bool) {
+		_ = yield("nodes", c.Nodes) && yield("external", c.External)
 	}
 }
 
@@ -176,7 +193,8 @@ func choose(key *Secret, file *Path, oldKey Secret, oldFile Path) {
 
 // cloneMaps keeps a later layer from writing into the maps of an earlier state.
 func (c *Config) cloneMaps() {
-	c.Nodes, c.Aliases, c.origins = maps.Clone(c.Nodes), maps.Clone(c.Aliases), maps.Clone(c.origins)
+	c.Nodes, c.External = maps.Clone(c.Nodes), maps.Clone(c.External)
+	c.Aliases, c.origins = maps.Clone(c.Aliases), maps.Clone(c.origins)
 }
 
 // expand puts the user's home for a leading "~/".

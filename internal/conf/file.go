@@ -132,7 +132,7 @@ func (r *reader) value(key string, dst reflect.Value, e *ast.MappingValueNode) {
 	r.config.origins[key] = r.origin(e.Key.GetToken())
 }
 
-// names takes over the entries of nodes or aliases. Those of the defaults stay
+// names takes over the entries of nodes, external or aliases. Those of the defaults stay
 // unless the file has the same name.
 func (r *reader) names(path string, dst reflect.Value, node ast.Node) {
 	for _, e := range r.entries(path, node) {

@@ -31,7 +31,7 @@ func (h Hive) ReadKey() (Secret, error) { return readKey("hive", h.Key, h.KeyFil
 // queen.key_file; "" if there is neither.
 func (q Queen) ReadKey() (Secret, error) { return readKey("queen", q.Key, q.KeyFile) }
 
-// ReadKey is the key that the hive of the node demands; "" if there is none.
+// ReadKey is the key that the node demands; "" if there is none.
 func (n Node) ReadKey() (Secret, error) { return readKey("node", n.Key, n.KeyFile) }
 
 func readKey(section string, key Secret, file Path) (Secret, error) {

@@ -207,8 +207,11 @@ func humaError(ctx context.Context, status int, msg string, errs []error) *wireE
 	var faults []rbee.Fault
 	for _, err := range errs {
 		var d huma.ErrorDetailer
+		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &e):
+		case errors.As(err, &large):
+			e = tooLarge(large)
 		case errors.As(err, &d):
 			faults = append(faults, fault(d.ErrorDetail()))
 		case err != nil:

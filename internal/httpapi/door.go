@@ -217,9 +217,13 @@ func Body(r *http.Request) ([]byte, error) {
 	case err == nil:
 		return b, nil
 	case errors.As(err, &large):
-		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "the request is not valid: its body is larger than %d bytes", large.Limit)
+		return nil, tooLarge(large)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return nil, rbee.Errorf(rbee.CodeRequestTimeout, "the request's body did not arrive in time")
 	}
 	return nil, rbee.Errorf(rbee.CodeInvalidRequest, "the request is not valid: its body was cut").WithCause(err)
+}
+
+func tooLarge(e *http.MaxBytesError) *rbee.Error {
+	return rbee.Errorf(rbee.CodeInvalidRequest, "the request is not valid: its body is larger than %d bytes", e.Limit)
 }

@@ -158,7 +158,9 @@ func (a *API) operation(r Route) huma.Operation {
 		Path:          strings.Replace(r.Path, "...}", "}", 1),
 		Summary:       r.Summary,
 		DefaultStatus: r.Status,
-		MaxBodyBytes:  a.cfg.MaxBodyBytes,
+		// One more than the front door lets through, which then is who refuses: huma
+		// just stops reading, and the connection would be reset under the reply.
+		MaxBodyBytes: a.cfg.MaxBodyBytes + 1,
 		// The front door bounds how long a body may take; a deadline set by
 		// huma would stay on the connection and end long streams.
 		BodyReadTimeout: -1 * time.Second,
