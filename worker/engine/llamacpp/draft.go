@@ -106,8 +106,16 @@ func (d *drafter) propose(text []engine.Token, rows, limit int, price func(rows,
 	default:
 		return into[:0]
 	}
-	d.cost = price(rows, min(n, len(text)-at))
-	return append(into[:0], text[at:min(at+n, len(text))]...)
+	d.cost = price(rows, n)
+	into = into[:0]
+	for i := at; i < at+n; i++ {
+		if i < len(text) {
+			into = append(into, text[i])
+		} else {
+			into = append(into, into[i-len(text)]) // a text that repeats itself goes on so
+		}
+	}
+	return into
 }
 
 // rowBlock is how many rows CPUs multiply at once: four take little longer than
