@@ -231,7 +231,7 @@ func (e *Engine) pad(streams bool) {
 // short is how many of those whose prompts are to be computed are soon done.
 func short(filling []*sequence) (n int) {
 	for _, seq := range filling {
-		if seq.rest() <= shortPrompt {
+		if seq.short {
 			n++
 		}
 	}
@@ -260,7 +260,7 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 	})
 	for _, seq := range filling {
 		limit := long
-		if seq.rest() <= shortPrompt {
+		if seq.short {
 			limit = all
 			e.pace.shortHad = true
 		}

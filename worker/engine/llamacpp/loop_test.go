@@ -159,21 +159,21 @@ func TestPromptsTakeAboutAsMuchTimeAsStreams(t *testing.T) {
 		decode time.Duration
 		long   int
 		all    int
-		turns  int // of all, where prompts have steps of their own
+		own    [2]int // the same where prompts have steps of their own
 	}{
-		{"nothing is known", 0, 0, 16, 16, 16},
-		{"a slow prompt", 100, time.Millisecond, 16, 16, 16},
-		{"fast streams get a little", 2000, time.Millisecond, 16, 32, 192},
-		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 80, 192},
-		{"slow streams get no long pause", 2000, 50 * time.Millisecond, 96, 192, 400},
-		{"no more than a batch", 1e6, time.Second, 512, 512, 512},
+		{"nothing is known", 0, 0, 16, 16, [2]int{64, 64}},
+		{"a slow prompt", 100, time.Millisecond, 16, 16, [2]int{64, 64}},
+		{"fast streams get a little", 2000, time.Millisecond, 16, 32, [2]int{64, 192}},
+		{"as much as the streams", 2000, 20 * time.Millisecond, 32, 80, [2]int{64, 192}},
+		{"slow streams get no long pause", 2000, 50 * time.Millisecond, 96, 192, [2]int{64, 384}},
+		{"no more than a batch", 1e6, time.Second, 512, 512, [2]int{512, 512}},
 	} {
 		p := pace{promptSpeed: c.speed, decode: c.decode}
 		if long, all := p.share(false); long != c.long || all != c.all {
 			t.Errorf("%s: a step takes %d tokens of long prompts and %d of all, want %d and %d", c.name, long, all, c.long, c.all)
 		}
-		if long, all := p.share(true); long != c.long || all != c.turns {
-			t.Errorf("%s: a step of its own takes %d tokens of long prompts and %d of all, want %d and %d", c.name, long, all, c.long, c.turns)
+		if long, all := p.share(true); long != c.own[0] || all != c.own[1] {
+			t.Errorf("%s: a step of its own takes %d tokens of long prompts and %d of all, want %d", c.name, long, all, c.own)
 		}
 	}
 }

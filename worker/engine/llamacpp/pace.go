@@ -14,6 +14,10 @@ const (
 	// batches repeat.
 	minPromptShare = 16
 
+	// minPromptTurn is the same where prompts have steps of their own: for fewer rows
+	// CPUs compute attention row by row, in up to three times the time for each.
+	minPromptTurn = 64
+
 	// Beside running streams about as much time goes to long prompts as to the
 	// streams, so that a long prompt does not show as a pause in them, but at a time
 	// no less and no more than this.
@@ -134,17 +138,17 @@ func (p *pace) promptsTurn(streams, short int) bool {
 // share is how many tokens of long prompts, and how many of prompts altogether, a
 // step takes beside streams, or between their steps.
 func (p *pace) share(turns bool) (long, all int) {
-	span := min(max(p.decode, leastShare), mostShare)
+	span, unit := min(max(p.decode, leastShare), mostShare), minPromptShare
 	short := min(shortTimes*span, mostShare)
 	if turns {
-		short = max(shortTurn, shortTurnTimes*p.decode)
+		short, unit = max(shortTurn, shortTurnTimes*p.decode), minPromptTurn
 	}
 	of := func(span time.Duration, speed, other float64) int {
 		if speed == 0 {
 			speed = other
 		}
 		n := int(speed * span.Seconds())
-		return max(minPromptShare, min(n/minPromptShare*minPromptShare, batchTokens))
+		return max(unit, min(n/unit*unit, batchTokens))
 	}
 	return of(span, p.promptSpeed, p.shortSpeed), of(short, p.shortSpeed, p.promptSpeed)
 }

@@ -146,6 +146,7 @@ func (e *Engine) reuse(seq *sequence) {
 		seq.fed = e.book.Reuse(seq.held, seq.tokens)
 	}
 	seq.setID()
+	seq.short = seq.rest() <= shortPrompt
 	n := min(seq.fed, seq.prompt)
 	if n > 0 && seq.made() == 0 {
 		seq.result.CachedTokens = n

@@ -34,6 +34,7 @@ type sequence struct {
 	// Everything below belongs to the loop.
 	tokens  []engine.Token // the prompt and what was generated
 	fed     int            // of these, those in the KV cache or the batch
+	short   bool           // there was little to compute when it began
 	slot    int
 	held    *slots.Held // its KV cells, nil while it has no slot
 	ids     [1]llama.SeqId
