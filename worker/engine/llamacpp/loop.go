@@ -93,7 +93,12 @@ func (e *Engine) gather() bool {
 		e.end(seq, rbee.StopCanceled, nil)
 	}
 	e.settle()
-	e.admit()
+	if !e.resting { // else one came in just now, and the next round wakes up for it
+		e.admit()
+	}
+	if len(e.active) > 1 { // for one alone place did it
+		e.book.Tidy(e.keepable())
+	}
 	return true
 }
 
@@ -129,6 +134,9 @@ func (e *Engine) fill() int {
 	if streams && prompts && e.turns {
 		streams = !e.pace.promptsTurn(rows, short(filling))
 		prompts = !streams
+		if e.pace.owed > 0 { // the turn was the long ones'
+			filling = slices.DeleteFunc(filling, func(seq *sequence) bool { return !seq.short })
+		}
 	}
 	if prompts && !streams {
 		e.fillPrompts(filling, rows+e.waitingStreams())
@@ -265,7 +273,7 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 			e.pace.shortHad = true
 		}
 		taken := int(e.batch.NTokens) - begin
-		if taken == 0 && seq.rest() <= limit+limit/2 {
+		if taken == 0 && seq.short && seq.rest() <= limit+limit/2 {
 			limit = seq.rest() // rather than leave a little
 		}
 		n := min(room-taken, limit-taken, seq.rest(), cells-taken)

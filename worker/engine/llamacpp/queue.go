@@ -136,7 +136,9 @@ func (e *Engine) place(seq *sequence) {
 		e.reuse(seq)
 	}
 	e.active = append(e.active, seq)
-	e.book.Keep(e.keepable()) // what the newcomer did not need
+	if len(e.active) == 1 { // else others would have to wait: see gather
+		e.book.Keep(e.keepable())
+	}
 }
 
 // reuse takes what the KV cache has of the sequence's tokens.

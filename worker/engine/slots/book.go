@@ -1,6 +1,9 @@
 package slots
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // Memory is the KV cache that a Book keeps the books of. Sequences have
 // numbers; what they hold is a run of positions from 0.
@@ -122,6 +125,17 @@ func (b *Book) Keep(cells int) {
 		if h == nil {
 			return
 		}
+		b.putAway(h, b.used-b.busy-cells)
+	}
+}
+
+// Tidy does a small part of what Keep does, so that nobody has to wait for it.
+func (b *Book) Tidy(cells int) {
+	h := b.oldest()
+	if h == nil || b.used-b.busy <= cells {
+		return
+	}
+	if b.whole || b.shelf.limit == 0 || b.shelf.put(h, 1) {
 		b.putAway(h, b.used-b.busy-cells)
 	}
 }
@@ -306,7 +320,7 @@ func (b *Book) Room(n int) bool {
 // the end, or drops it.
 func (b *Book) putAway(h *Held, n int) {
 	if !b.whole && b.shelf.limit > 0 {
-		b.shelf.put(h)
+		b.shelf.put(h, math.MaxInt)
 		b.drop(h)
 		return
 	}

@@ -311,6 +311,7 @@ func simulate(t *testing.T, whole bool, bytes int) {
 			r.h = b.Start(r.tokens, 0)
 			b.Reuse(r.h, r.tokens)
 			b.Keep(random.IntN(total))
+			b.Tidy(random.IntN(total))
 			if !b.Room(len(r.tokens) - r.h.Len()) {
 				t.Fatalf("step %d: it fits, and there is no room", step)
 			}

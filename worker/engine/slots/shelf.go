@@ -71,15 +71,19 @@ func (s *shelf) touch(list []*parcel) {
 	}
 }
 
-// put packs what a sequence holds, as far as it is not there already.
-func (s *shelf) put(h *Held) {
+// put packs what a sequence holds, as far as it is not there already, in so many
+// parcels at most. It says whether no more is to be packed.
+func (s *shelf) put(h *Held, parcels int) (done bool) {
 	base, from := s.best(h.tokens, h.kind)
 	s.touch(path(base))
-	for len(h.tokens)-from >= worthKeeping {
+	for ; len(h.tokens)-from >= worthKeeping; parcels-- {
+		if parcels == 0 {
+			return false
+		}
 		to := min(from+parcelTokens, len(h.tokens))
 		data := s.memory.Pack(h.ID, from, to, s.spare)
 		if data == nil {
-			return
+			return true
 		}
 		p := &parcel{kind: h.kind, from: from, tokens: slices.Clone(h.tokens[from:to]), base: base, data: data}
 		if base == nil {
@@ -94,10 +98,11 @@ func (s *shelf) put(h *Held) {
 			s.discard(s.oldest(s.roots, nil))
 		}
 		if p.data == nil {
-			return // there is no room for one text
+			return true // there is no room for one text
 		}
 		base, from = p, to
 	}
+	return true
 }
 
 // oldest is the parcel on which none builds that was not used for the longest time.
