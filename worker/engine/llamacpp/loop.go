@@ -247,7 +247,7 @@ func short(filling []*sequence) (n int) {
 }
 
 // fillPrompts gives the room that is left to prompts. The shortest comes first,
-// so that a short one need not wait for a long one, but in one of four steps
+// so that a short one need not wait for a long one, but one time in four
 // the oldest does, so that a long one gets done beside any number of short ones.
 // So many streams are in the step already, or wait for theirs.
 func (e *Engine) fillPrompts(filling []*sequence, streams int) {
@@ -260,8 +260,9 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 		}
 	}
 	begin := int(e.batch.NTokens)
+	e.pace.shares++
 	slices.SortStableFunc(filling, func(a, b *sequence) int {
-		if e.count.Steps%4 == 0 {
+		if e.pace.shares%4 == 0 {
 			return cmp.Compare(a.number, b.number)
 		}
 		return cmp.Compare(a.rest(), b.rest())

@@ -274,6 +274,21 @@ func TestALongPromptIsComputedInPiecesBesideAStream(t *testing.T) {
 	}
 }
 
+func TestALongPromptGetsDoneBesideAnyNumberOfShortOnes(t *testing.T) {
+	e := still(t)
+	e.turns = true
+	long, short := join(t, e, longPrompt().Tokens, 10), join(t, e, longPrompt().Tokens[:100], 10)
+	e.gather()
+	for range 4 {
+		_ = e.batch.Clear()
+		short.fed = 0 // as if it were another one
+		e.fillPrompts([]*sequence{short, long}, 1)
+	}
+	if long.fed == 0 {
+		t.Error("the long prompt got nothing in four steps")
+	}
+}
+
 func TestSamplingInParallelGivesTheSameTokens(t *testing.T) {
 	const compared, whole = 25, 100
 	e := loadTiny(t, noReuse)

@@ -54,6 +54,7 @@ type pace struct {
 	decode      time.Duration // of the rows that decode in a step, of late
 	rows        int           // that decode in a step, of late
 	mixed       int           // steps since the last one that had no prompts
+	shares      int           // times that prompts were given room
 	owed        time.Duration // since the last step that had streams
 	shortHad    bool          // short prompts had a step since then
 	times       stepTimes
