@@ -376,7 +376,7 @@ func TestModelsAlias(t *testing.T) {
 		{[]string{"other", "story"}, 0, "other is hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q8_0\n", ""},
 		{[]string{"--rm", "other", "--json"}, 0, `{"removed":"other"}` + "\n", ""},
 		{[]string{"other"}, 1, "", "Error: there is no alias \"other\"\nSuggestion: see 'rbee models alias', or set it with 'rbee models alias other REF'\n"},
-		{[]string{"x", "nonsense"}, 1, "", "Error: cannot read the model reference: \"nonsense\" is not an alias of the configuration, and a reference has a ':' or a '/'\nSuggestion: accepted forms: builtin:NAME, file:/absolute/path.gguf, hf:ORG/REPO[@REV][:QUANT | ::FILE], ORG/REPO[:QUANT], or an alias\n"},
+		{[]string{"x", "nonsense"}, 1, "", "Error: cannot read the model reference: \"nonsense\" is not an alias of the configuration, and a reference has a ':' or a '/'\nSuggestion: accepted forms: builtin:NAME, file:/absolute/path.gguf, hf:ORG/REPO[@REV][:QUANT | ::FILE], ORG/REPO[:QUANT], external:SERVER/MODEL, or an alias\n"},
 		{[]string{"--node", "big"}, 2, "", "Error: aliases are in the configuration of this machine; leave --node out\nSuggestion: see 'rbee models alias --help'\n"},
 		{[]string{"story", "--rm", "x"}, 2, "", "Error: --rm takes the name; leave the rest out\nSuggestion: see 'rbee models alias --help'\n"},
 	}
