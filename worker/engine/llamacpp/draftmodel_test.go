@@ -31,6 +31,10 @@ func withDraft(path string) func(*engine.Options) {
 	return func(o *engine.Options) { o.DraftModel = path }
 }
 
+// unsure is by how much less likely than another a token may be, in logarithms, and
+// be picked for rounding: bee-tiny with an adapter of the tests is not sure of much.
+const unsure = 0.6
+
 // same fails the test if two engines give texts that part where the second one was
 // sure of itself: batches of other shapes round otherwise.
 func same(t *testing.T, name string, e, plain *Engine, r engine.Request) {
@@ -43,7 +47,7 @@ func same(t *testing.T, name string, e, plain *Engine, r engine.Request) {
 			return true
 		}
 		i := slices.IndexFunc(p.Top, func(a sampling.Alternative) bool { return a.Token == tokens[at-1] })
-		if r.Sampling.Temperature > 0 || i < 0 || p.Logprob-p.Top[i].Logprob > 0.3 {
+		if r.Sampling.Temperature > 0 || i < 0 || p.Logprob-p.Top[i].Logprob > unsure {
 			t.Errorf("%s: token %d is %d, and should be %d of %+v", name, at-1, tokens[at-1], p.Token, p.Top)
 		}
 		tokens = nil // what follows has another beginning
