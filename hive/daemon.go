@@ -159,8 +159,8 @@ func untilHangUp(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// attend tells the service manager that the hive is ready once it answers
-// itself, and that it is alive as long as it does, until ctx ends. A hive that
+// attend tells the service manager that the hive is ready once others find it and
+// it answers itself, and that it is alive as long as it does, until ctx ends. A hive that
 // hangs is silent, and the manager's watchdog ends it.
 func (h *Hive) attend(ctx context.Context, manager *service.Notifier) {
 	every := attendEvery
@@ -175,7 +175,7 @@ func (h *Hive) attend(ctx context.Context, manager *service.Notifier) {
 		case <-ctx.Done():
 			return
 		}
-		if !h.answers(ctx) {
+		if !h.announced.Load() || !h.answers(ctx) {
 			continue
 		}
 		err := manager.Alive()

@@ -73,12 +73,13 @@ type Hive struct {
 	later     sync.Mutex // one decision about a download at a time
 
 	// from Run on
-	base     atomic.Pointer[string] // URL under which this hive is reached
-	callback string                 // URL under which workers of this machine reach it
-	store    *store.Store
-	spawner  *supervise.Spawner
-	external *external.Watcher
-	shutdown context.CancelCauseFunc
+	base      atomic.Pointer[string] // URL under which this hive is reached
+	announced atomic.Bool            // others find it: run/hive.json is there
+	callback  string                 // URL under which workers of this machine reach it
+	store     *store.Store
+	spawner   *supervise.Spawner
+	external  *external.Watcher
+	shutdown  context.CancelCauseFunc
 }
 
 // policy is how much of the machine a hive takes. One that somebody starts for
@@ -237,6 +238,7 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 		shutdown(err)
 		return errors.Join(err, group.Wait())
 	}
+	h.announced.Store(true)
 	err := group.Wait()
 	h.relay.close()
 	h.log.InfoContext(outer, "the hive has ended")
