@@ -251,11 +251,12 @@ func TestAHiveThatSaysNothingIsLostAndOneThatSaysGoodbyeIsGone(t *testing.T) {
 	_, h := p.queen(t)
 	silent, _ := joined(t, text, rbee.JoinHive, anna)
 	put(t, silent, anna, 1)
-	polite, _ := joined(t, text, rbee.JoinHive, bert)
+	polite, leave := joined(t, text, rbee.JoinHive, bert)
 	put(t, polite, bert, 1)
 	if err := polite.Forget(t.Context(), bert); err != nil {
 		t.Fatal(err)
 	}
+	leave()
 	h.wait(t, 0, "gone", isGone(bert, false))
 	h.wait(t, 0, "lost", isGone(anna, true))
 	if h.since(0, isGone(bert, true)) || h.since(0, isGone(anna, false)) {
@@ -263,7 +264,8 @@ func TestAHiveThatSaysNothingIsLostAndOneThatSaysGoodbyeIsGone(t *testing.T) {
 	}
 	// Who was forgotten may come back and says the same again.
 	n := h.count()
-	put(t, polite, bert, 2)
+	again, _ := joined(t, text, rbee.JoinHive, bert)
+	put(t, again, bert, 2)
 	h.wait(t, n, "about again", isAbout(bert))
 }
 

@@ -91,13 +91,39 @@ func (c *Conn) Forget(ctx context.Context, id rbee.HiveID) error {
 	return all
 }
 
-// lose says that a hive was cut off, before its time is over.
+// lose says that a hive was cut off, before its time is over. One that said
+// goodbye has left and is not lost.
 func (c *Conn) lose(id rbee.HiveID) {
 	ctx, cancel := context.WithTimeout(context.Background(), putTime)
 	defer cancel()
-	if err := c.mark(ctx, subject(keyNow, id), ""); err != nil {
+	heard, err := c.heard(ctx, id)
+	if err == nil && heard {
+		err = c.mark(ctx, subject(keyNow, id), "")
+	}
+	if err != nil {
 		c.cfg.Log.Debug("a hive was not marked as lost", "hive", id, "err", err)
 	}
+}
+
+// heard says whether a hive's last word still holds.
+func (c *Conn) heard(ctx context.Context, id rbee.HiveID) (bool, error) {
+	l, err := c.current()
+	if err != nil {
+		return false, err
+	}
+	js, err := jetstream.New(l.nc)
+	if err != nil {
+		return false, err
+	}
+	kv, err := js.KeyValue(ctx, bucket)
+	if err != nil {
+		return false, err
+	}
+	_, err = kv.Get(ctx, keyNow+"."+string(id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (c *Conn) put(ctx context.Context, subject string, value any, ttl time.Duration) error {
