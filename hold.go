@@ -183,4 +183,13 @@ type HiveStatus struct {
 	RequestsInFlight int                 `json:"requests_in_flight" doc:"taken and not answered to the end"`
 	Waiting          int                 `json:"waiting" doc:"spawns that wait for memory"`
 	CrashLoops       []CrashLoop         `json:"crash_loops" nullable:"false"`
+	ClockJump        *ClockJump          `json:"clock_jump,omitempty"`
+	Colony           *HiveColony         `json:"colony,omitempty" doc:"absent where the hive belongs to none"`
+}
+
+// ClockJump is a change of a machine's clock that was no passing of time, as a
+// hive met it.
+type ClockJump struct {
+	At        time.Time `json:"at" format:"date-time" doc:"when it was noticed, by the new time"`
+	BySeconds float64   `json:"by_seconds" doc:"negative when the clock was set back; a machine that slept jumps, too"`
 }

@@ -16,6 +16,15 @@ type SlotList struct {
 	KVCachedTokens int    `json:"kv_cached_tokens" doc:"KV cells kept for prompts that begin alike"`
 	KVSizeTokens   int    `json:"kv_size_tokens"`
 	Slots          []Slot `json:"slots" nullable:"false"`
+
+	Speed Speed `json:"speed" doc:"as measured on the requests that ended, the last ones most"`
+}
+
+// Speed is what a worker was measured to do. 0 is for what was not measured yet.
+type Speed struct {
+	PrefillPerSec float64 `json:"prefill_per_sec,omitempty" doc:"tokens of a prompt per second, of those that were not cached"`
+	TokenMS       float64 `json:"token_ms,omitempty" doc:"between two tokens of one request"`
+	RequestMS     float64 `json:"request_ms,omitempty" doc:"that a request holds its slot"`
 }
 
 // Slot is what one slot of a worker does.

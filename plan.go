@@ -100,16 +100,16 @@ type RouteHive struct {
 	Workers       []RouteWorker `json:"workers,omitempty"`
 	Sent          int           `json:"sent,omitempty" doc:"requests for the model that were sent here to have it started, and wait"`
 	SentTokens    int           `json:"sent_tokens,omitempty" doc:"of the prompts of these, not computed yet"`
-	SentPrefixes  [][]uint32    `json:"sent_prefixes,omitempty" doc:"what these begin with"`
+	SentPrefix    []uint32      `json:"sent_prefix,omitempty" doc:"what of the request's prefix these begin with"`
 }
 
 // RouteWorker is a worker as a decision sees it.
 type RouteWorker struct {
 	ColonyWorker
-	Sent         int        `json:"sent,omitempty" doc:"requests of this queen that its hive has not told of yet; less than none where more have ended since"`
-	SentTokens   int        `json:"sent_tokens,omitempty" doc:"of the prompts of this queen's requests there, not computed yet"`
-	SentPrefixes [][]uint32 `json:"sent_prefixes,omitempty" doc:"what this queen's requests there begin with"`
-	Prefixes     []uint32   `json:"prefixes,omitempty" doc:"what its hive told of its cache"`
+	Sent       int      `json:"sent,omitempty" doc:"requests of this queen that its hive has not told of yet; less than none where more have ended since"`
+	SentTokens int      `json:"sent_tokens,omitempty" doc:"of the prompts of this queen's requests there, not computed yet"`
+	SentPrefix []uint32 `json:"sent_prefix,omitempty" doc:"what of the request's prefix this queen's requests there begin with"`
+	Prefixes   []uint32 `json:"prefixes,omitempty" doc:"what of the request's prefix is in its cache, as its hive told"`
 }
 
 // Outcome is how a request ended.

@@ -190,7 +190,7 @@ func TestEachRouteHasAClientCall(t *testing.T) {
 	// probes and collectors of others.
 	raw := []string{
 		" /v1/workers/{id}/v1/{path...}", "GET /health", "GET /v1/workers/{id}/metrics",
-		"POST /v1/completions", "POST /v1/embeddings",
+		"POST /v1/embeddings",
 	}
 	calls := clientCalls(t)
 	for role, rows := range routeTables(t) {
@@ -210,6 +210,7 @@ func TestNoGETChangesState(t *testing.T) {
 		"listDevices", "listWorkers", "showWorker", "workerLogs", "workerMetrics", "streamEvents", "listDecisions", "showStatus", // hive
 		"listModels", "showModel", "listVariants", "searchModels", "showUsage", "followDownload",
 		"readiness", "loading", "slots", // worker; listModels and showModel are its own as well
+		"listHives", "listTokens", "dispatch.ListModels", "dispatch.ShowModel", "dispatch.ListDecisions", "dispatch.ShowDecision", // queen
 	}
 	for role, rows := range routeTables(t) {
 		for _, row := range rows {

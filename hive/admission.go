@@ -128,7 +128,7 @@ func (h *Hive) holding(ctx context.Context, device rbee.DeviceID, since time.Tim
 		}
 		hold.Leave[memory] = int64(settings.LeaveFreeVRAMMB) * megabyte
 	}
-	now := time.Now()
+	now := h.clock.now()
 	for _, w := range live {
 		hold.Workers = append(hold.Workers, heldBy(w, now))
 	}
@@ -151,7 +151,7 @@ func heldBy(w rbee.Worker, now time.Time) rbee.Held {
 // admit is the plan of a worker: it makes room for it, or says why there is none.
 func (h *Hive) admit(spec pool.Spec, o order, where place, model estimator, list []option) pool.Plan {
 	var last rbee.Verdict // that was recorded
-	until := time.Now().Add(o.wait)
+	until := h.clock.now().Add(o.wait)
 	req := rbee.RoomRequest{ModelRef: o.ref, Device: memoryOf(where.device), MayWait: o.wait > 0}
 	for _, o := range list {
 		req.Options = append(req.Options, o.RoomOption)
@@ -274,10 +274,10 @@ func kindOf(d rbee.DeviceID) rbee.Backend {
 
 // mayStart is an error when no worker of a model may start now.
 func (h *Hive) mayStart(ref rbee.ModelRef) error {
-	now := time.Now()
-	if s := h.standing.now(now); s.State != rbee.HiveOpen {
+	if s := h.standing.now(); s.State != rbee.HiveOpen {
 		return closed(s)
 	}
+	now := h.clock.now()
 	loop, held := h.crashes.Check(ref, now)
 	if !held {
 		return nil

@@ -132,9 +132,9 @@ type daemon struct {
 	log *logBuffer
 }
 
-func startDaemon(t testing.TB, home string) *daemon {
+func startDaemon(t testing.TB, home string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, cmd: exec.Command(hiveProgram, "daemon", "--log-format", "json"), log: &logBuffer{}}
+	d := &daemon{t: t, cmd: exec.Command(hiveProgram, append([]string{"daemon", "--log-format", "json"}, args...)...), log: &logBuffer{}}
 	d.cmd.Env = append(os.Environ(), environ(t, home)...)
 	d.cmd.Stderr = d.log
 	must(t, d.cmd.Start())

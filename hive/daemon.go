@@ -2,15 +2,10 @@ package hive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,33 +13,20 @@ import (
 	"rbee"
 	"rbee/client"
 	"rbee/internal/conf"
-	"rbee/internal/logfile"
+	"rbee/internal/daemon"
 	"rbee/internal/logging"
-	"rbee/internal/service"
 	"rbee/internal/supervise"
 )
 
-const (
-	// answerEvery is how often a hive that starts is asked whether it answers.
-	answerEvery = 20 * time.Millisecond
-	// attendEvery is how often one that answers is asked how it is.
-	attendEvery = 10 * time.Second
-	// answerTime bounds an answer.
-	answerTime = 5 * time.Second
-)
+// byQueenVariable is in the environment of a hive that a queen starts.
+const byQueenVariable = "RBEE_HIVE_BY_QUEEN"
 
-// The bounds of the hive's own log, where it has a file for itself.
-const (
-	hiveLogBytes = 16 << 20
-	hiveLogsOld  = 3
-)
-
-// errHungUp is the cause of a shutdown because the terminal went away.
-var errHungUp = errors.New("the terminal was closed")
+// answerTime bounds how long the hive may take to answer itself.
+const answerTime = 5 * time.Second
 
 func daemonCommand(stdout, stderr io.Writer) *cobra.Command {
 	var addr, level, format string
-	var private bool
+	var private, byQueen bool
 	var keepAlive conf.KeepAlive
 	cmd := &cobra.Command{
 		Use:   "daemon",
@@ -57,6 +39,7 @@ func daemonCommand(stdout, stderr io.Writer) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&addr, "addr", "", "HOST:PORT to listen on (default hive.addr of the config)")
 	flags.BoolVar(&private, "private", false, "serve one caller: take no lock of the state directory and print the address on standard output")
+	flags.BoolVar(&byQueen, "by-queen", os.Getenv(byQueenVariable) != "", "say that a queen started it and ends it with herself (also "+byQueenVariable+")")
 	flags.Var(&keepAlive, "keep-alive", "idle time after which a worker ends: a duration, 0 or forever (default worker.keep_alive of the config)")
 	flags.StringVar(&level, "log-level", "", "debug, info, warn or error (default log.level of the config)")
 	flags.StringVar(&format, "log-format", "", "auto, text or json (default log.format of the config)")
@@ -72,8 +55,8 @@ func daemonCommand(stdout, stderr io.Writer) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		log := logging.New(logOf(settings.Home, stderr), logging.Options{Level: settings.Log.Level, Format: settings.Log.Format, Role: "hive"})
-		h, err := New(Config{Settings: settings, Private: private, Announce: stdout, Log: log})
+		log := logging.New(daemon.LogOf(settings.Home, "hive", stderr), logging.Options{Level: settings.Log.Level, Format: settings.Log.Format, Role: "hive"})
+		h, err := New(Config{Settings: settings, Private: private, ByQueen: byQueen, Announce: stdout, Log: log})
 		if err != nil {
 			return err
 		}
@@ -90,114 +73,19 @@ func override(setting *string, flag string) {
 	}
 }
 
-// logOf is where the log goes. If standard error is the hive's own file in the
-// state directory, that file is kept within bounds.
-func logOf(home conf.Home, stderr io.Writer) io.Writer {
-	if stream, ok := stderr.(*os.File); ok {
-		path := filepath.Join(home.LogsDir(), "hive.log")
-		if file, ok := logfile.Adopt(stream, path, logfile.Limits{Bytes: hiveLogBytes, Old: hiveLogsOld}); ok {
-			return file
-		}
-	}
-	return stderr
-}
-
-// daemon runs the hive as a program of its own, with what surrounds one: a
-// terminal, readers of its output, a service manager.
+// daemon runs the hive as a program of its own.
 func (h *Hive) daemon(ctx context.Context) error {
-	defer outliveReaders()()
-	ctx, stop := untilHangUp(ctx)
-	defer stop()
-	sweepWorkerLogs(h.cfg.Settings.Home, h.log)
-	manager, err := service.NewNotifier(os.Getenv)
-	if err != nil {
-		h.log.WarnContext(ctx, "cannot tell the service manager how the hive is", "err", err)
-	}
-	if manager == nil {
-		return h.Run(ctx)
-	}
-	watch, end := context.WithCancel(context.WithoutCancel(ctx))
-	var watching sync.WaitGroup
-	watching.Go(func() { h.attend(watch, manager) })
-	watching.Go(func() { h.sayEnd(watch, manager) })
-	defer func() { _ = manager.Close() }()
-	defer watching.Wait()
-	defer end()
-	return h.Run(ctx)
+	h.sweepWorkerLogs()
+	return daemon.Daemon{Run: h.Run, Answers: h.answers, Summary: h.summary, Ending: h.awaitEnd, Log: h.log}.Serve(ctx)
 }
 
-// outliveReaders makes a reader of our output that went away show as a failed
-// write. Without it the runtime ends the program. Children are not concerned.
-// The function that is returned undoes it.
-func outliveReaders() func() {
-	broken := make(chan os.Signal, 1) // nobody reads it: that there is a channel is what counts
-	signal.Notify(broken, syscall.SIGPIPE)
-	return func() { signal.Stop(broken) }
-}
-
-// untilHangUp ends a context when the terminal goes away, unless somebody
-// wants that ignored, as nohup does.
-func untilHangUp(ctx context.Context) (context.Context, func()) {
-	if signal.Ignored(syscall.SIGHUP) {
-		return context.WithCancel(ctx)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	hangUp := make(chan os.Signal, 1)
-	signal.Notify(hangUp, syscall.SIGHUP)
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-hangUp:
-			cancel(errHungUp)
-		case <-ctx.Done():
-		}
-	})
-	return ctx, func() {
-		signal.Stop(hangUp)
-		cancel(context.Canceled)
-		watch.Wait()
-	}
-}
-
-// attend tells the service manager that the hive is ready once others find it and
-// it answers itself, and that it is alive as long as it does, until ctx ends. A hive that
-// hangs is silent, and the manager's watchdog ends it.
-func (h *Hive) attend(ctx context.Context, manager *service.Notifier) {
-	every := attendEvery
-	if w := manager.Watchdog(); w > 0 {
-		every = min(every, w/3)
-	}
-	tick := time.NewTicker(answerEvery)
-	defer tick.Stop()
-	for ready := false; ; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		if !h.announced.Load() || !h.answers(ctx) {
-			continue
-		}
-		err := manager.Alive()
-		if !ready {
-			ready = true
-			tick.Reset(every)
-			err = errors.Join(manager.Ready(), err)
-		}
-		if err := errors.Join(err, manager.Status(h.summary())); err != nil {
-			h.log.WarnContext(ctx, "cannot tell the service manager how the hive is", "err", err)
-		}
-	}
-}
-
-// sayEnd tells the service manager when the hive begins to shut down.
-func (h *Hive) sayEnd(ctx context.Context, manager *service.Notifier) {
+// awaitEnd blocks until the hive begins to shut down, or ctx ends.
+func (h *Hive) awaitEnd(ctx context.Context) {
 	for ctx.Err() == nil {
 		_, changes := h.pool.Feed().Subscribe(ctx)
 		var lost error
 		for e, err := range changes {
 			if lost = err; err == nil && e.Kind == rbee.EventShutdown {
-				_ = manager.Stopping() // the process tells by its end, too
 				return
 			}
 		}
@@ -207,10 +95,10 @@ func (h *Hive) sayEnd(ctx context.Context, manager *service.Notifier) {
 	}
 }
 
-// answers says whether the hive answers a request like any other.
+// answers says whether others find the hive, and it answers a request like any other.
 func (h *Hive) answers(ctx context.Context) bool {
 	base := h.base.Load()
-	if base == nil {
+	if base == nil || !h.announced.Load() {
 		return false // it does not listen yet
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"time"
 
 	"rbee"
 	"rbee/internal/httpapi"
@@ -43,7 +42,7 @@ func (d *decisions) list() []rbee.Decision {
 
 // decided records a decision and tells of it. What starts tells itself.
 func (h *Hive) decided(ctx context.Context, d rbee.Decision) rbee.Decision {
-	d.Time, d.RequestID = time.Now(), httpapi.RequestID(ctx)
+	d.Time, d.RequestID = h.clock.now(), httpapi.RequestID(ctx)
 	d = h.decisions.add(d)
 	h.metrics.decided(d)
 	if d.Verdict != rbee.VerdictStart {

@@ -1,10 +1,8 @@
 package hive
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,6 +15,7 @@ import (
 	"rbee/hive/pool"
 	"rbee/hive/store"
 	"rbee/internal/conf"
+	"rbee/internal/forward"
 	"rbee/internal/httpapi"
 	"rbee/internal/sse"
 )
@@ -128,11 +127,11 @@ func (r *relay) foreign(w http.ResponseWriter, req *http.Request, id rbee.Worker
 		if err != nil {
 			return err
 		}
-		_, place, err := modelIn(body)
+		asked, err := forward.Parse(body)
 		if err != nil {
 			return err
 		}
-		setBody(req, place.replaced(body, target.Foreign))
+		forward.SetBody(req, asked.Renamed(body, target.Foreign))
 		return r.pass(w, req, target, path)
 	case at == "GET /v1/models", strings.HasPrefix(at, "GET /v1/models/"):
 		return r.pass(w, req, target, path)
@@ -178,11 +177,6 @@ func (h *Hive) foreignReady(w http.ResponseWriter, id rbee.WorkerID) error {
 func answer(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(v)
-}
-
-// setBody gives a request another body.
-func setBody(req *http.Request, body []byte) {
-	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 }
 
 // refusesUs is an error where a foreign server wants a key that is not the

@@ -1,9 +1,7 @@
 package hive
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"sync"
@@ -11,6 +9,7 @@ import (
 
 	"rbee"
 	"rbee/hive/pool"
+	"rbee/internal/forward"
 	"rbee/internal/httpapi"
 )
 
@@ -36,29 +35,32 @@ func (h *Hive) openAI(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	name, at, err := modelIn(body)
+	asked, err := forward.Parse(body)
 	if err != nil {
 		return err
 	}
-	ref, err := h.cfg.Settings.Resolve(name)
+	ref, err := h.cfg.Settings.Resolve(asked.Model)
 	if err != nil {
 		return err
 	}
 	release := h.claims.add(ref)
 	defer release()
+	began := h.clock.now()
 	lease, err := h.worker(r.Context(), ref)
 	if err != nil {
 		return err
 	}
 	defer lease.Release()
+	waited(w, h.clock.now().Sub(began))
+	defer h.takes(w, lease.Target, h.chain(r.URL.Path, body))()
 	h.metrics.inFlight.Inc()
 	defer h.metrics.inFlight.Dec()
-	if _, alias := h.cfg.Settings.Aliases[name]; lease.Foreign != "" {
-		body = at.replaced(body, lease.Foreign)
+	if _, alias := h.cfg.Settings.Aliases[asked.Model]; lease.Foreign != "" {
+		body = asked.Renamed(body, lease.Foreign)
 	} else if alias { // which the worker need not know
-		body = at.replaced(body, ref.String())
+		body = asked.Renamed(body, ref.String())
 	}
-	setBody(r, body)
+	forward.SetBody(r, body)
 	return h.relay.pass(w, r, lease.Target, r.URL.Path)
 }
 
@@ -145,53 +147,4 @@ func (s *starts) share(ctx context.Context, ref rbee.ModelRef, start func() (spa
 		return spawned{}, context.Cause(ctx)
 	}
 	return mine.result, mine.err
-}
-
-// span is where in a body something stands.
-type span struct{ from, to int }
-
-// replaced is the body with a text in place of what stands there.
-func (s span) replaced(body []byte, text string) []byte {
-	quoted, err := json.Marshal(text)
-	if err != nil { // a text can be encoded
-		return body
-	}
-	out := append(make([]byte, 0, len(body)+len(quoted)), body[:s.from]...)
-	return append(append(out, quoted...), body[s.to:]...)
-}
-
-// modelIn finds the model that the body of a request names, and where. The rest
-// of the body is only skipped.
-func modelIn(body []byte) (model string, at span, err error) {
-	bad := func(problem string) error { return rbee.InvalidRequest(rbee.Fault{Field: "body", Problem: problem}) }
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return "", at, bad("is not a JSON object")
-	}
-	var skipped json.RawMessage
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return "", at, bad("is not valid JSON")
-		}
-		begin := int(dec.InputOffset())
-		if err := dec.Decode(&skipped); err != nil {
-			return "", at, bad("is not valid JSON")
-		}
-		if key != "model" {
-			continue
-		}
-		end := int(dec.InputOffset())
-		at = span{end - len(skipped), end}
-		if json.Unmarshal(skipped, &model) != nil || at.from < begin {
-			return "", at, rbee.InvalidRequest(rbee.Fault{Field: "body.model", Problem: "must be a text"})
-		}
-	}
-	if _, err := dec.Token(); err != nil {
-		return "", at, bad("is not valid JSON")
-	}
-	if model == "" {
-		return "", at, rbee.InvalidRequest(rbee.Fault{Field: "body.model", Problem: "must name the model"})
-	}
-	return model, at, nil
 }

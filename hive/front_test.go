@@ -2,7 +2,6 @@ package hive
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,51 +9,6 @@ import (
 
 	"rbee"
 )
-
-func TestTheModelIsFoundInABody(t *testing.T) {
-	for name, c := range map[string]struct{ body, model, replaced string }{
-		"first":               {`{"model":"a","n":1}`, "a", `{"model":"new","n":1}`},
-		"last, with blanks":   {"{ \"messages\": [{\"model\":\"x\"}], \n\"model\" :\t\"a/b:Q4\" }\n", "a/b:Q4", "{ \"messages\": [{\"model\":\"x\"}], \n\"model\" :\t\"new\" }\n"},
-		"numbers as they are": {`{"seed":12345678901234567890,"t":1e400,"model":"a"}`, "a", `{"seed":12345678901234567890,"t":1e400,"model":"new"}`},
-		"escaped":             {`{"model":"a\/b"}`, "a/b", `{"model":"new"}`},
-		"twice":               {`{"model":"a","model":"b"}`, "b", `{"model":"a","model":"new"}`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			model, at, err := modelIn([]byte(c.body))
-			if err != nil || model != c.model {
-				t.Fatalf("%q, %v", model, err)
-			}
-			if got := string(at.replaced([]byte(c.body), "new")); got != c.replaced {
-				t.Errorf("replaced: %s", got)
-			}
-		})
-	}
-}
-
-func TestABodyWithoutAModel(t *testing.T) {
-	for _, body := range []string{
-		``, `[]`, `"model"`, `{`, `{"model"`, `{"model":`, `{"model":"a"`, `{"model":"a",}`, `{"model":1}`, `{"model":null}`, `{}`, `{"model":""}`, `{"n":nan}`,
-		strings.Repeat("[", 100_000),
-	} {
-		if model, _, err := modelIn([]byte(body)); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
-			t.Errorf("%.20s: %q, %v", body, model, err)
-		}
-	}
-}
-
-func FuzzModelIn(f *testing.F) {
-	f.Add([]byte(`{"messages":[{"role":"user"}],"model":"a","x":{}}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		model, at, err := modelIn(body)
-		if err != nil {
-			return
-		}
-		again, _, err := modelIn(at.replaced(body, model))
-		if err != nil || again != model {
-			t.Errorf("%q became %q, %v", model, again, err)
-		}
-	})
-}
 
 func TestRequestsForOneModelShareItsStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -9,6 +9,7 @@ package hive
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -23,6 +24,7 @@ import (
 
 	"rbee"
 	"rbee/client"
+	"rbee/hive/colony"
 	"rbee/hive/crashes"
 	"rbee/hive/external"
 	"rbee/hive/pool"
@@ -42,6 +44,7 @@ const stallSlack = 3 * time.Second
 type Config struct {
 	Settings conf.Config
 	Private  bool      // for one keeper: takes no lock of the state directory
+	ByQueen  bool      // a queen starts it, and ends it with herself
 	Announce io.Writer // a private hive writes its address here, one line of JSON
 	Environ  []string  // NAME=value pairs that say which hub to use; default those of the process
 	Log      *slog.Logger
@@ -52,6 +55,7 @@ type Hive struct {
 	cfg     Config
 	key     conf.Secret
 	program string // of the worker
+	name    string // of the machine
 	log     *slog.Logger
 
 	pool    *pool.Pool
@@ -65,6 +69,12 @@ type Hive struct {
 	claims   claims
 	servers  []external.Server // of models that are not ours
 
+	colony    conf.Secret    // how to join one; "" for none
+	colonyKey string         // opens the API for queens
+	member    *colony.Member // nil for a hive without a colony, and before Run
+	traffic   *traffic
+
+	clock     *clock
 	host      *machine
 	standing  *standing
 	decisions decisions
@@ -112,13 +122,13 @@ func New(cfg Config) (*Hive, error) {
 		return nil, err
 	}
 	h := &Hive{
-		cfg: cfg, key: key, program: program, log: cfg.Log,
+		cfg: cfg, key: key, program: program, name: hostname(), log: cfg.Log, traffic: newTraffic(),
 		engines: engines.Open(cfg.Settings.EnginesDir()),
 	}
 	h.metrics = newMetrics(h)
 	h.relay = newRelay(h)
-	h.host = newMachine()
-	h.standing = newStanding(cfg.policy(), h.host.power)
+	h.clock, h.host = newClock(), newMachine()
+	h.standing = newStanding(cfg.policy(), h.host.power, h.clock)
 	h.devices = &devices{ask: h.askDevices, backends: h.engines.Status, ctx: context.Background()}
 	h.pool = pool.New(pool.Config{
 		Launch:    h.launch,
@@ -128,6 +138,7 @@ func New(cfg Config) (*Hive, error) {
 		Weigh:     h.weigh,
 		Loaded:    h.loaded,
 		Ended:     h.ended,
+		Now:       h.clock.now,
 		Log:       h.log,
 	})
 	if h.provider, err = h.newProvider(); err != nil {
@@ -136,7 +147,15 @@ func New(cfg Config) (*Hive, error) {
 	if h.servers, err = externalServers(cfg.Settings); err != nil {
 		return nil, err
 	}
-	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), Routes: h.routes(), Log: h.log})
+	if !cfg.Private { // which is a member of nothing
+		if h.colony, err = cfg.Settings.ReadJoin(); err != nil {
+			return nil, err
+		}
+	}
+	if h.colony != "" {
+		h.colonyKey = rand.Text()
+	}
+	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), ColonyKey: h.colonyKey, Routes: h.routes(), Log: h.log})
 	return h, nil
 }
 
@@ -157,6 +176,9 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, presence.release()) }()
+	if err := h.join(); err != nil {
+		return err
+	}
 	ln, err := httpapi.Listen(settings.Hive.Addr, h.key.Reveal())
 	if err != nil {
 		return err
@@ -239,6 +261,16 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 		return errors.Join(err, group.Wait())
 	}
 	h.announced.Store(true)
+	if h.member != nil {
+		group.Go(func() error {
+			h.attendColony(living)
+			return nil
+		})
+		group.Go(func() error {
+			h.member.KeepTunnel(serving) // until the last stream has ended
+			return nil
+		})
+	}
 	err := group.Wait()
 	h.relay.close()
 	h.log.InfoContext(outer, "the hive has ended")
@@ -307,7 +339,7 @@ func (l link) Shutdown(ctx context.Context) error {
 // isSecret names the variables that no child of the hive needs.
 func isSecret(variable string) bool {
 	switch variable {
-	case "RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_NODES", "HF_TOKEN", "CREDENTIALS_DIRECTORY",
+	case "RBEE_HIVE_KEY", "RBEE_QUEEN_KEY", "RBEE_HIVE_JOIN", "RBEE_QUEEN_JOIN", "RBEE_NODES", "HF_TOKEN", "CREDENTIALS_DIRECTORY",
 		"RBEE_EXTERNAL", "RBEE_WORKER_KEY", "RBEE_CALLBACK_KEY":
 		return true
 	}

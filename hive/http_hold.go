@@ -40,35 +40,46 @@ func (h *Hive) drain(context.Context, *struct{}) (*reply[rbee.HiveStanding], err
 }
 
 func (h *Hive) showStatus(ctx context.Context, _ *struct{}) (*reply[rbee.HiveStatus], error) {
-	now := time.Now()
+	now := h.clock.now()
 	live := h.pool.Workers()
-	devices := h.memories(ctx)
 	settings := h.cfg.Settings.Hive
 	s := rbee.HiveStatus{
-		HiveStanding: h.standing.now(now),
+		HiveStanding: h.standing.now(),
 		Policy: rbee.HivePolicy{
 			Hours: settings.Hours.String(), OnBattery: settings.OnBattery, LeaveFreeMB: settings.LeaveFreeMB,
 			LeaveFreeVRAMMB: settings.LeaveFreeVRAMMB, MemoryLimitMB: settings.MemoryLimitMB,
 		},
 		Workers: map[rbee.WorkerState]int{},
-		Waiting: h.pool.Waiting(), CrashLoops: h.crashes.List(now),
+		Waiting: h.pool.Waiting(), CrashLoops: h.crashes.List(now), ClockJump: h.clock.jumped(),
 	}
 	_, s.RequestsInFlight, _ = h.standing.state()
-	hold := rbee.Holding{Leave: rbee.Memory{}}
-	for _, d := range devices {
-		hold.Leave[d.ID] = int64(settings.LeaveFreeVRAMMB) * megabyte
-	}
-	hold.Leave[rbee.MainMemory] = int64(settings.LeaveFreeMB) * megabyte
 	for _, w := range live {
 		if w.External {
 			s.External++
 		} else {
 			s.Workers[w.State]++
 		}
+	}
+	s.Memory = h.usedMemory(h.memories(ctx), live, now)
+	if h.member != nil {
+		there, why := h.member.Connected()
+		s.Colony = &rbee.HiveColony{Connected: there, Error: rbee.AsError(why)}
+	}
+	return &reply[rbee.HiveStatus]{s}, nil
+}
+
+// usedMemory is how the memory of devices is used.
+func (h *Hive) usedMemory(list []rbee.Device, live []rbee.Worker, now time.Time) []rbee.DeviceMemory {
+	settings := h.cfg.Settings.Hive
+	hold := rbee.Holding{Leave: rbee.Memory{}}
+	for _, d := range list {
+		hold.Leave[d.ID] = int64(settings.LeaveFreeVRAMMB) * megabyte
+	}
+	hold.Leave[rbee.MainMemory] = int64(settings.LeaveFreeMB) * megabyte
+	for _, w := range live {
 		hold.Workers = append(hold.Workers, heldBy(w, now))
 	}
-	s.Memory = heldMemory(devices, hold)
-	return &reply[rbee.HiveStatus]{s}, nil
+	return heldMemory(list, hold)
 }
 
 // statusFresh is how old the memory of accelerators may be in a status: to ask

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"rbee"
+	"rbee/internal/forward"
 	"rbee/internal/gguf"
 	"rbee/internal/sse"
 )
@@ -127,7 +128,7 @@ func (h *Hive) followDownload(ctx context.Context, in *downloadIn, w http.Respon
 	if err != nil {
 		return err
 	}
-	ctx, release := lasting(ctx)
+	ctx, release := forward.Lasting(ctx)
 	defer release()
 	now, changes := wish.Progress(ctx)
 	out := sse.NewWriter(w)

@@ -5,9 +5,9 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"time"
 
 	"rbee"
+	"rbee/internal/forward"
 	"rbee/internal/sse"
 )
 
@@ -113,7 +113,7 @@ func (h *Hive) workerLogs(ctx context.Context, in *logsIn, w http.ResponseWriter
 		}
 		return nil
 	}
-	ctx, release := lasting(ctx)
+	ctx, release := forward.Lasting(ctx)
 	defer release()
 	rc := http.NewResponseController(w)
 	if err := rc.Flush(); err != nil {
@@ -149,13 +149,13 @@ func (h *Hive) workerMetrics(w http.ResponseWriter, r *http.Request) error {
 // streamEvents tells a snapshot, then changes. A reader that falls behind is
 // cut off without the end mark and comes again.
 func (h *Hive) streamEvents(ctx context.Context, _ *struct{}, w http.ResponseWriter) error {
-	ctx, release := lasting(ctx)
+	ctx, release := forward.Lasting(ctx)
 	defer release()
 	workers, changes := h.pool.Feed().Subscribe(ctx)
 	out := sse.NewWriter(w)
-	standing := h.standing.now(time.Now())
+	standing := h.standing.now()
 	if err := out.JSON(rbee.Event{
-		Kind: rbee.EventSnapshot, Time: time.Now(), Workers: workers, Downloads: h.store.Downloads(), Hive: &standing,
+		Kind: rbee.EventSnapshot, Time: h.clock.now(), Workers: workers, Downloads: h.store.Downloads(), Hive: &standing,
 	}); err != nil {
 		return gone(ctx, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,7 +109,7 @@ func (h *Hive) workerLog(id rbee.WorkerID, ref rbee.ModelRef) io.WriteCloser {
 		return nil
 	}
 	dir := workerLogs(h.cfg.Settings.Home)
-	sweepWorkerLogs(h.cfg.Settings.Home, h.log)
+	h.sweepWorkerLogs()
 	err := durable.MkdirAll(dir)
 	if err == nil {
 		var file *logfile.File
@@ -125,10 +124,10 @@ func (h *Hive) workerLog(id rbee.WorkerID, ref rbee.ModelRef) io.WriteCloser {
 func workerLogs(home conf.Home) string { return filepath.Join(home.LogsDir(), "workers") }
 
 // sweepWorkerLogs removes old logs of workers.
-func sweepWorkerLogs(home conf.Home, log *slog.Logger) {
-	err := logfile.Sweep(workerLogs(home), logfile.Bounds{Age: workerLogAge, Files: workerLogFiles, Bytes: workerLogsBytes})
+func (h *Hive) sweepWorkerLogs() {
+	err := logfile.Sweep(workerLogs(h.cfg.Settings.Home), h.clock.steady(), logfile.Bounds{Age: workerLogAge, Files: workerLogFiles, Bytes: workerLogsBytes})
 	if err != nil {
-		log.Warn("cannot remove old logs of workers", "err", err)
+		h.log.Warn("cannot remove old logs of workers", "err", err)
 	}
 }
 

@@ -122,9 +122,10 @@ func (h *Hive) weigh(ctx context.Context, w rbee.Worker, s pool.Spec) (pool.Weig
 		return weight, true
 	}
 	key := catalog.LoadKey{Model: s.Digest, Backend: s.Backend, Device: s.Device, Context: s.Context, KVTokens: s.KVTokens, Slots: s.Slots}
-	if err := h.store.Loads().PutLoad(ctx, key, catalog.Load{Memory: weight.Memory, Mapped: weight.Mapped}, time.Now()); err != nil && ctx.Err() == nil {
+	if err := h.store.Loads().PutLoad(ctx, key, catalog.Load{Memory: weight.Memory, Mapped: weight.Mapped}, h.clock.now()); err != nil && ctx.Err() == nil {
 		h.log.WarnContext(ctx, "cannot remember what a load took", "worker", w.ID, "err", err)
 	}
+	h.traffic.weigh(s.Digest)
 	return weight, true
 }
 

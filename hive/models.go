@@ -32,10 +32,10 @@ func (h *Hive) storeConfig() store.Config {
 		QuotaBytes: int64(h.cfg.Settings.Models.QuotaGB * 1e9),
 		InUse:      h.inUse,
 		Changed: func(kind rbee.EventKind, m rbee.Model) {
-			h.pool.Feed().Publish(rbee.Event{Kind: kind, Time: time.Now(), Model: &m})
+			h.pool.Feed().Publish(rbee.Event{Kind: kind, Time: h.clock.now(), Model: &m})
 		},
 		Downloading: func(d rbee.Download) {
-			h.pool.Feed().Publish(rbee.Event{Kind: rbee.EventDownload, Time: time.Now(), Download: &d})
+			h.pool.Feed().Publish(rbee.Event{Kind: rbee.EventDownload, Time: h.clock.now(), Download: &d})
 		},
 		Log: h.log,
 	}

@@ -1,11 +1,8 @@
 package hive
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
@@ -17,6 +14,7 @@ import (
 	"rbee"
 	"rbee/hive/pool"
 	"rbee/internal/conf"
+	"rbee/internal/forward"
 	"rbee/internal/httpapi"
 	"rbee/internal/sse"
 )
@@ -36,6 +34,25 @@ type relayed struct {
 	url    *url.URL
 	path   string // of the worker's API
 	err    error  // why the worker could not be reached
+
+	ctx     context.Context
+	metrics *metrics
+}
+
+// Passed counts what a stream of events hands on.
+func (r *relayed) Passed(events, bytes int) {
+	r.metrics.relayEvents.Add(float64(events))
+	r.metrics.relayBytes.Add(float64(bytes))
+}
+
+// Obituary is the end of a stream whose worker is gone.
+func (r *relayed) Obituary(cause error) []byte {
+	failure := *rbee.AsError(r.target.Broke(r.ctx, cause))
+	failure.RequestID = httpapi.RequestID(r.ctx)
+	if r.path == "/v1/loading/progress" {
+		return forward.LastEvents(rbee.LoadProgress{Stage: rbee.LoadError, Error: &failure})
+	}
+	return forward.LastEvents(rbee.ErrorBody{Error: &failure})
 }
 
 type relayedKey struct{}
@@ -50,7 +67,7 @@ func newRelay(h *Hive) *relay {
 	t.Proxy = nil // workers are never behind the proxy of the web
 	t.DisableCompression = true
 	t.MaxIdleConnsPerHost = 64
-	t.ReadBufferSize, t.WriteBufferSize = bufferBytes/2, bufferBytes/4
+	t.ReadBufferSize, t.WriteBufferSize = forward.BufferBytes/2, forward.BufferBytes/4
 	r := &relay{hive: h, transport: t}
 	r.proxy = &httputil.ReverseProxy{
 		Transport:      t,
@@ -71,15 +88,11 @@ func (r *relay) close() { r.transport.CloseIdleConnections() }
 // buffers lends the proxy what it copies with.
 type buffers struct{ pool sync.Pool }
 
-// bufferBytes is small: each stream holds two of them for as long as it lasts,
-// and its events are smaller still.
-const bufferBytes = 4 << 10
-
 func (b *buffers) Get() []byte {
 	if p, ok := b.pool.Get().(*[]byte); ok {
 		return *p
 	}
-	return make([]byte, bufferBytes)
+	return make([]byte, forward.BufferBytes)
 }
 
 func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
@@ -135,6 +148,11 @@ func (r *relay) serve(w http.ResponseWriter, req *http.Request) error {
 		return err
 	}
 	defer lease.Release()
+	chain, err := r.hive.beginning(req, path)
+	if err != nil {
+		return err
+	}
+	defer r.hive.takes(w, lease.Target, chain)()
 	r.hive.metrics.inFlight.Inc()
 	defer r.hive.metrics.inFlight.Dec()
 	if lease.Foreign != "" {
@@ -160,11 +178,11 @@ func (r *relay) pass(w http.ResponseWriter, req *http.Request, target pool.Targe
 	if err != nil {
 		return err
 	}
-	state := &relayed{target: target, url: u, path: path}
 	id := w.Header().Get(rbee.RequestIDHeader)
 	w.Header().Del(rbee.RequestIDHeader) // the worker names the request
-	ctx, release := lasting(req.Context())
+	ctx, release := forward.Lasting(req.Context())
 	defer release()
+	state := &relayed{target: target, url: u, path: path, ctx: ctx, metrics: r.hive.metrics}
 	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(ctx, relayedKey{}, state)))
 	if state.err == nil {
 		return nil
@@ -193,7 +211,7 @@ func (r *relay) modify(resp *http.Response) error {
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), sse.ContentType) {
 		return nil
 	}
-	resp.Body = &events{body: resp.Body, ctx: resp.Request.Context(), to: relayedOf(resp.Request.Context()), metrics: r.hive.metrics}
+	resp.Body = forward.NewEvents(resp.Request.Context(), resp.Body, relayedOf(resp.Request.Context()))
 	return nil
 }
 
@@ -214,107 +232,3 @@ func (r *relay) keepAlive(resp *http.Response) {
 	}
 	relayedOf(resp.Request.Context()).target.KeepAlive(keepAlive(k))
 }
-
-// maxHeldBack bounds the part of an event that waits for its end.
-const maxHeldBack = 1 << 20
-
-var (
-	eventEnd     = []byte("\n\n")
-	eventEndCRLF = []byte("\r\n\r\n") // of servers that are not ours
-	lastMark     = []byte("data: " + sse.End + "\n\n")
-)
-
-// lastEnd is where the last whole event ends, and how many end before.
-func lastEnd(b []byte) (end, events int) {
-	for _, mark := range [...][]byte{eventEnd, eventEndCRLF} {
-		if i := bytes.LastIndex(b, mark); i >= 0 {
-			end = max(end, i+len(mark))
-			events += bytes.Count(b, mark)
-		}
-	}
-	return end, events
-}
-
-// isLast says whether whole events end with the end mark.
-func isLast(events []byte) bool {
-	line := bytes.TrimRight(events, "\r\n")
-	line = line[bytes.LastIndexByte(line, '\n')+1:]
-	data, ok := bytes.CutPrefix(line, []byte("data:"))
-	return ok && string(bytes.TrimPrefix(data, []byte(" "))) == sse.End
-}
-
-// events is the body of a stream of events. It hands on whole events only, so
-// that the one it adds when the worker dies never lands in the middle of another.
-type events struct {
-	body    io.ReadCloser
-	ctx     context.Context
-	to      *relayed
-	metrics *metrics
-
-	buf    []byte // read and not handed on
-	whole  int    // bytes of buf that are whole events
-	finite bool   // the end mark has passed
-	err    error  // what the next Read with nothing left says
-}
-
-func (e *events) Read(p []byte) (int, error) {
-	for e.whole == 0 && e.err == nil {
-		e.fill()
-	}
-	if e.whole == 0 {
-		return 0, e.err
-	}
-	n := copy(p, e.buf[:e.whole])
-	e.whole -= n
-	e.buf = e.buf[:copy(e.buf, e.buf[n:])]
-	e.metrics.relayBytes.Add(float64(n))
-	return n, nil
-}
-
-// fill reads more from the worker; at its end it settles what comes last.
-func (e *events) fill() {
-	if cap(e.buf)-len(e.buf) < bufferBytes/8 {
-		e.buf = append(make([]byte, 0, 2*cap(e.buf)+bufferBytes), e.buf...)
-	}
-	from := len(e.buf)
-	n, err := e.body.Read(e.buf[from:cap(e.buf)])
-	e.buf = e.buf[:from+n]
-	fresh := e.buf[max(0, from-len(eventEndCRLF)+1):] // an end may have begun before
-	if end, events := lastEnd(fresh); events > 0 {
-		e.whole = len(e.buf) - len(fresh) + end
-		e.metrics.relayEvents.Add(float64(events))
-		e.finite = isLast(e.buf[:e.whole])
-	} else if len(e.buf) > maxHeldBack {
-		e.whole = len(e.buf)
-	}
-	if err == nil {
-		return
-	}
-	e.err = io.EOF
-	if e.finite {
-		return
-	}
-	if !errors.Is(err, io.EOF) && e.ctx.Err() != nil {
-		e.err = err // the caller went away: nobody hears an explanation
-		return
-	}
-	e.buf = append(e.buf[:e.whole], e.obituary(err)...)
-	e.whole = len(e.buf)
-}
-
-// obituary is the end of a stream whose worker is gone.
-func (e *events) obituary(cause error) []byte {
-	failure := *rbee.AsError(e.to.target.Broke(e.ctx, cause))
-	failure.RequestID = httpapi.RequestID(e.ctx)
-	var last any = rbee.ErrorBody{Error: &failure}
-	if e.to.path == "/v1/loading/progress" {
-		last = rbee.LoadProgress{Stage: rbee.LoadError, Error: &failure}
-	}
-	b, err := json.Marshal(last)
-	if err != nil { // an error of ours holds nothing that cannot be encoded
-		b = []byte(`{"error":{"code":"WORKER_CRASHED","message":"the worker is gone"}}`)
-	}
-	return append(append(append([]byte("data: "), b...), eventEnd...), lastMark...)
-}
-
-func (e *events) Close() error { return e.body.Close() }

@@ -14,6 +14,7 @@ import (
 
 	"rbee"
 	"rbee/hive/pool"
+	"rbee/internal/forward"
 )
 
 // relayRig is a hive that never runs and a target that is an external worker
@@ -88,7 +89,7 @@ func TestTheRelayAddsAnEndToAStreamThatBreaks(t *testing.T) {
 			t.Run(name+", "+how, bubble(func(t *testing.T) {
 				m, target := relayRig(t)
 				body := wrap(io.MultiReader(strings.NewReader(c.says), iotest.ErrReader(c.fails)))
-				e := &events{body: io.NopCloser(body), ctx: t.Context(), to: &relayed{target: target, path: "/v1/inference"}, metrics: m}
+				e := forward.NewEvents(t.Context(), io.NopCloser(body), &relayed{target: target, path: "/v1/inference", ctx: t.Context(), metrics: m})
 				got, err := io.ReadAll(e)
 				if err != nil {
 					t.Fatal(err)
@@ -116,8 +117,8 @@ func bubble(test func(*testing.T)) func(*testing.T) {
 func BenchmarkRelayedEvent(b *testing.B) {
 	m, target := relayRig(b)
 	event := []byte("data: {\"token\":\" word\",\"index\":123}\n\n")
-	r, w := &repeat{event: event}, make([]byte, bufferBytes)
-	e := &events{body: io.NopCloser(r), ctx: b.Context(), to: &relayed{target: target}, metrics: m}
+	r, w := &repeat{event: event}, make([]byte, forward.BufferBytes)
+	e := forward.NewEvents(b.Context(), io.NopCloser(r), &relayed{target: target, ctx: b.Context(), metrics: m})
 	b.ReportAllocs()
 	b.SetBytes(int64(len(event)))
 	for b.Loop() {
@@ -130,8 +131,8 @@ func BenchmarkRelayedEvent(b *testing.B) {
 func TestAnEventIsRelayedWithoutAllocations(t *testing.T) {
 	bubble(func(t *testing.T) {
 		m, target := relayRig(t)
-		e := &events{body: io.NopCloser(&repeat{event: []byte("data: {\"token\":\" word\"}\n\n")}), ctx: t.Context(), to: &relayed{target: target}, metrics: m}
-		w := make([]byte, bufferBytes)
+		e := forward.NewEvents(t.Context(), io.NopCloser(&repeat{event: []byte("data: {\"token\":\" word\"}\n\n")}), &relayed{target: target, ctx: t.Context(), metrics: m})
+		w := make([]byte, forward.BufferBytes)
 		if n := testing.AllocsPerRun(1000, func() {
 			if _, err := e.Read(w); err != nil {
 				t.Fatal(err)

@@ -195,7 +195,7 @@ func (h *Hive) preload(ctx context.Context) {
 }
 
 func (h *Hive) used(ctx context.Context, ref rbee.ModelRef) {
-	if err := h.store.Used(ctx, ref, time.Now()); err != nil {
+	if err := h.store.Used(ctx, ref, h.clock.now()); err != nil {
 		h.log.WarnContext(ctx, "cannot count the use of a model", "model", ref.String(), "err", err)
 	}
 }

@@ -23,6 +23,8 @@ const standingEvery = 10 * time.Second
 type standing struct {
 	policy conf.Hive
 	power  func() (battery, known bool)
+	clock  *clock
+	every  time.Duration // between two comparisons with the clock and the battery
 
 	mu      sync.Mutex
 	ordered rbee.HiveState
@@ -30,8 +32,8 @@ type standing struct {
 	changed chan struct{} // closed and renewed with each order, and when nobody is inside any more
 }
 
-func newStanding(policy conf.Hive, power func() (battery, known bool)) *standing {
-	return &standing{policy: policy, power: power, ordered: rbee.HiveOpen, changed: make(chan struct{})}
+func newStanding(policy conf.Hive, power func() (battery, known bool), c *clock) *standing {
+	return &standing{policy: policy, power: power, clock: c, every: standingEvery, ordered: rbee.HiveOpen, changed: make(chan struct{})}
 }
 
 // stand says what a hive takes on. It is pure.
@@ -54,8 +56,8 @@ func stand(ordered rbee.HiveState, policy conf.Hive, now time.Time, battery bool
 	return rbee.HiveStanding{State: rbee.HiveOpen}
 }
 
-// now is the state at a time.
-func (s *standing) now(t time.Time) rbee.HiveStanding {
+// now is the state at this moment.
+func (s *standing) now() rbee.HiveStanding {
 	s.mu.Lock()
 	ordered := s.ordered
 	s.mu.Unlock()
@@ -63,7 +65,7 @@ func (s *standing) now(t time.Time) rbee.HiveStanding {
 	if s.policy.OnBattery == "never" {
 		battery, _ = s.power()
 	}
-	return stand(ordered, s.policy, t, battery)
+	return stand(ordered, s.policy, s.clock.now(), battery)
 }
 
 // order sets what an operator wants.
@@ -72,7 +74,7 @@ func (s *standing) order(to rbee.HiveState) rbee.HiveStanding {
 	s.ordered = to
 	s.ring()
 	s.mu.Unlock()
-	return s.now(time.Now())
+	return s.now()
 }
 
 // ring needs s.mu.
@@ -122,7 +124,7 @@ func closed(s rbee.HiveStanding) error {
 	return httpapi.RetryAfter(err, retryClosed)
 }
 
-// attendStanding tells when what the hive takes on has changed, and ends the workers of
+// attendStanding tells when what the hive takes on or the clock has changed, and ends the workers of
 // one that drains, each as soon as no request that was taken needs it, until
 // ctx ends.
 func (h *Hive) attendStanding(ctx context.Context) {
@@ -130,7 +132,8 @@ func (h *Hive) attendStanding(ctx context.Context) {
 	for ctx.Err() == nil {
 		moved := h.pool.Changed()
 		ordered, inside, changed := h.standing.state()
-		if now := h.standing.now(time.Now()); now != last {
+		h.attendClock(ctx)
+		if now := h.standing.now(); now != last {
 			last = now
 			h.tellStanding(now)
 		}
@@ -146,7 +149,7 @@ func (h *Hive) attendStanding(ctx context.Context) {
 		select {
 		case <-workers:
 		case <-changed:
-		case <-time.After(standingEvery): // the hours and the battery
+		case <-time.After(h.standing.every): // the hours and the battery
 		case <-ctx.Done():
 		}
 	}
@@ -154,7 +157,7 @@ func (h *Hive) attendStanding(ctx context.Context) {
 
 func (h *Hive) tellStanding(s rbee.HiveStanding) {
 	h.log.Info("what the hive takes on has changed", "state", string(s.State), "reason", s.Reason)
-	h.pool.Feed().Publish(rbee.Event{Kind: rbee.EventHive, Time: time.Now(), Hive: &s})
+	h.pool.Feed().Publish(rbee.Event{Kind: rbee.EventHive, Time: h.clock.now(), Hive: &s})
 }
 
 // heldMemory is how the memory of each device is used.
@@ -175,6 +178,7 @@ func heldMemory(list []rbee.Device, hold rbee.Holding) []rbee.DeviceMemory {
 func (h *Hive) loaded(w rbee.Worker) {
 	h.host.changed(w.Device)
 	h.metrics.loaded(w)
+	h.traffic.loaded(w)
 }
 
 func (h *Hive) ended(w rbee.Worker, cause pool.Cause) {
@@ -185,9 +189,9 @@ func (h *Hive) ended(w rbee.Worker, cause pool.Cause) {
 	case w.State == rbee.WorkerFailed:
 		served := time.Duration(0)
 		if w.LoadMS > 0 {
-			served = max(1, time.Since(w.StartedAt)-time.Duration(w.LoadMS)*time.Millisecond)
+			served = max(1, h.clock.now().Sub(w.StartedAt)-time.Duration(w.LoadMS)*time.Millisecond)
 		}
-		h.crashes.Failed(w.ModelRef, served, w.Failure, time.Now())
+		h.crashes.Failed(w.ModelRef, served, w.Failure, h.clock.now())
 	case w.Requests > 0:
 		h.crashes.Succeeded(w.ModelRef)
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"rbee"
-	"rbee/client"
 	"rbee/internal/conf"
 	"rbee/internal/engines"
 )
@@ -94,7 +93,7 @@ func (a *app) printChecks(checks []check) {
 func examine(ctx context.Context) []check {
 	began := time.Now()
 	checks := []check{versionCheck()}
-	for _, name := range []string{"rbee-hive", "llm-worker-rbee"} {
+	for _, name := range []string{"rbee-hive", "llm-worker-rbee", "queen-rbee"} {
 		checks = append(checks, programCheck(name))
 	}
 	home, err := conf.FindHome(nil)
@@ -102,17 +101,21 @@ func examine(ctx context.Context) []check {
 		return append(checks, failed("state directory", err))
 	}
 	checks = append(checks, homeCheck(home))
+	var met *rbee.ClockJump
 	cfg, err := conf.Load(conf.Options{})
 	if err != nil {
 		checks = append(checks, failed("configuration", err))
 	} else {
 		checks = append(checks, configCheck(cfg))
 		checks = append(checks, engineChecks(cfg)...)
-		checks = append(checks, hiveCheck(ctx, cfg), queenCheck(ctx, cfg), threadCheck(runtime.NumCPU(), runtime.GOMAXPROCS(0), cfg.Worker.Threads))
+		var hive check
+		hive, met = hiveCheck(ctx, cfg)
+		checks = append(append(checks, hive), queenChecks(ctx, cfg)...)
+		checks = append(checks, threadCheck(runtime.NumCPU(), runtime.GOMAXPROCS(0), cfg.Worker.Threads))
 	}
 	checks = append(checks, graphicsChecks(ctx)...)
 	return append(checks, memoryCheck(), diskCheck(home), filesCheck(openFilesLimit()),
-		clockCheck(began, time.Now(), newest(home)))
+		clockCheck(began, time.Now(), newest(home), met))
 }
 
 // failed makes a check of an error.
@@ -127,7 +130,10 @@ func versionCheck() check {
 
 func programCheck(name string) check {
 	path, err := findProgram(name)
-	if err != nil {
+	switch {
+	case err != nil && name == "queen-rbee":
+		return check{"program " + name, note, "is not installed; a machine with a hive alone needs none", ""}
+	case err != nil:
 		return failed("program "+name, err)
 	}
 	return check{"program " + name, fine, path, ""}
@@ -204,39 +210,86 @@ func engineChecks(cfg conf.Config) []check {
 	return checks
 }
 
-// hiveCheck says whether the hive runs or could.
-func hiveCheck(ctx context.Context, cfg conf.Config) check {
+// hiveCheck says whether the hive runs or could, and what jump of the clock it met.
+func hiveCheck(ctx context.Context, cfg conf.Config) (check, *rbee.ClockJump) {
 	status, err := lookForHive(ctx, cfg)
 	if err != nil {
-		return failed("hive", err)
+		return failed("hive", err), nil
 	}
-	if status.Running {
-		return check{"hive", fine, fmt.Sprintf("runs at %s (pid %d)", status.URL, status.PID), ""}
+	if !status.Running {
+		return portCheck(ctx, "hive", "hive.addr", cfg.Hive.Addr, cfg.Home), nil
 	}
-	return portCheck(ctx, "hive", cfg.Hive.Addr, cfg.Home)
+	text := fmt.Sprintf("runs at %s (pid %d)", status.URL, status.PID)
+	s, err := askStatus(ctx, cfg)
+	switch {
+	case err != nil:
+		return check{"hive", fine, text, ""}, nil
+	case s.Colony != nil && s.Colony.Error != nil:
+		fix := s.Colony.Error.Suggestion()
+		if fix == "" {
+			fix = "look whether the queen runs, and whether this machine reaches the port of her bus"
+		}
+		return check{"hive", warning, text + ", and is not in its colony: " + s.Colony.Error.Message, fix}, s.ClockJump
+	case s.Colony != nil && s.Colony.Connected:
+		text += ", in a colony"
+	}
+	return check{"hive", fine, text, ""}, s.ClockJump
 }
 
-// queenCheck says whether the queen runs or could.
-func queenCheck(ctx context.Context, cfg conf.Config) check {
-	c := client.New("http://" + reachable(cfg.Queen.Addr))
-	defer c.Close()
-	ask, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	if h, err := c.Health(ask); err == nil && h.APIVersion != "" {
-		return check{"queen", fine, "answers at " + c.Base() + ", version " + h.Version, ""}
+// queenChecks say whether the queen runs or could, and how her bus is.
+func queenChecks(ctx context.Context, cfg conf.Config) []check {
+	c, err := openQueen(ctx, cfg)
+	if err != nil {
+		return []check{failed("queen", err)}
 	}
-	return portCheck(ctx, "queen", cfg.Queen.Addr, cfg.Home)
+	if c == nil {
+		checks := []check{portCheck(ctx, "queen", "queen.addr", cfg.Queen.Addr, cfg.Home)}
+		if cfg.Queen.Join == "" {
+			checks = append(checks, portCheck(ctx, "bus", "queen.bus_addr", cfg.Queen.BusAddr, cfg.Home))
+		}
+		return checks
+	}
+	defer c.close(ctx)
+	ask, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	if err := c.preflight(ask, 1); err != nil {
+		return []check{failed("queen", err)}
+	}
+	s, err := c.client.QueenStatus(ask)
+	if err != nil {
+		return []check{failed("queen", err)}
+	}
+	return []check{{"queen", fine, "runs at " + c.base + ", version " + s.Version, ""}, busCheck(s)}
+}
+
+// busCheck says how a queen stands with her bus, and who is on it.
+func busCheck(s rbee.QueenStatus) check {
+	present, lost := s.Hives[rbee.HivePresent], s.Hives[rbee.HiveLost]
+	text := "hives join at " + s.Bus.Addr
+	if s.Bus.Addr == "" {
+		text = "that of another"
+	}
+	text += "; " + plural(present, "hive")
+	switch {
+	case !s.Bus.Connected:
+		return check{"bus", broken, text + "; not connected" + after(": ", s.Bus.Reason), "see 'rbee queen logs'; hives cannot be heard until that is well"}
+	case lost > 0:
+		return check{"bus", warning, fmt.Sprintf("%s, %d lost", text, lost), "see which with 'rbee status', and look whether they run and reach this machine"}
+	case s.LocalHive.State == rbee.LocalHiveFailed:
+		return check{"bus", warning, text + "; the hive of this machine does not run" + after(": ", s.LocalHive.Reason), "see 'rbee hive logs'"}
+	}
+	return check{"bus", fine, text, ""}
 }
 
 // portCheck says whether a daemon that does not run could listen, and who is in
 // the way.
-func portCheck(ctx context.Context, name, addr string, home conf.Home) check {
+func portCheck(ctx context.Context, name, setting, addr string, home conf.Home) check {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return check{
 			name, warning, fmt.Sprintf("is not running, and its address %s cannot be had: %v%s", addr, err, holder(ctx, addr)),
-			"stop the program that has the port, or set another " + name + ".addr in " + home.ConfigFile(),
+			"stop the program that has the port, or set another " + setting + " in " + home.ConfigFile(),
 		}
 	}
 	_ = ln.Close() // it served its purpose

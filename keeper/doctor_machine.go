@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"rbee"
 	"rbee/internal/conf"
 )
 
@@ -170,8 +171,9 @@ func newest(home conf.Home) time.Time {
 }
 
 // clockCheck compares the clock with what is known without a network: the
-// monotonic clock between two moments, the files of before, and the calendar.
-func clockCheck(began, now, written time.Time) check {
+// monotonic clock between two moments, the files of before, the calendar, and
+// what jump the hive has met, if it has.
+func clockCheck(began, now, written time.Time, met *rbee.ClockJump) check {
 	const name = "clock"
 	fix := "set the clock, or let the system do it: 'timedatectl set-ntp true'"
 	jump := now.Round(0).Sub(began.Round(0)) - now.Sub(began)
@@ -183,5 +185,13 @@ func clockCheck(began, now, written time.Time) check {
 	case written.Sub(now) > clockSlack:
 		return check{name, warning, "the state directory was written to in the future, at " + written.Local().Format(time.DateTime), fix}
 	}
-	return check{name, fine, now.Local().Format(time.DateTime + " MST"), ""}
+	text := now.Local().Format(time.DateTime + " MST")
+	if met == nil {
+		return check{name, fine, text, ""}
+	}
+	by, at := time.Duration(met.BySeconds*float64(time.Second)), met.At.Local().Format(time.DateTime)
+	if by < 0 {
+		return check{name, warning, fmt.Sprintf("%s, and while the hive ran it was set back by %s, to %s", text, -by, at), fix}
+	}
+	return check{name, note, fmt.Sprintf("%s; while the hive ran it went ahead by %s, to %s: it was set, or the machine slept", text, by, at), ""}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"rbee"
 	"rbee/internal/conf"
 )
 
@@ -22,19 +23,21 @@ func TestDoctorSaysWhatToDoAboutAllThatIsNotWell(t *testing.T) {
 		want verdict
 		says string
 	}{
-		"enough files":         {filesCheck(20000), fine, "20000"},
-		"few files":            {filesCheck(1024), warning, "1024"},
-		"too few files":        {filesCheck(64), broken, "64"},
-		"files not known":      {filesCheck(0), note, "no limit"},
-		"all threads":          {threadCheck(8, 8, 0), fine, "8 of 8 CPUs can be used"},
-		"a quota":              {threadCheck(8, 2, 0), fine, "2 of 8 CPUs may be used"},
-		"a quota is too small": {threadCheck(8, 2, 7), warning, "worker.threads is 7"},
-		"a clock that is well": {clockCheck(now, now.Add(time.Second), now), fine, now.Local().Format("2006-01-02")},
-		"a clock of long ago":  {clockCheck(now, time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Time{}), broken, "1970"},
-		"a clock set back":     {clockCheck(jumped, jumped, jumped.Add(time.Hour)), warning, "in the future"},
-		"no driver for a card": {vulkanCheck([]string{"AMD"}, nil), warning, "a card of AMD"},
-		"a Vulkan driver":      {vulkanCheck(nil, []string{"/usr/share/vulkan/icd.d/lvp_icd.json"}), fine, "lvp_icd"},
-		"no graphics":          {vulkanCheck(nil, nil), note, "no graphics card"},
+		"enough files":                          {filesCheck(20000), fine, "20000"},
+		"few files":                             {filesCheck(1024), warning, "1024"},
+		"too few files":                         {filesCheck(64), broken, "64"},
+		"files not known":                       {filesCheck(0), note, "no limit"},
+		"all threads":                           {threadCheck(8, 8, 0), fine, "8 of 8 CPUs can be used"},
+		"a quota":                               {threadCheck(8, 2, 0), fine, "2 of 8 CPUs may be used"},
+		"a quota is too small":                  {threadCheck(8, 2, 7), warning, "worker.threads is 7"},
+		"a clock that is well":                  {clockCheck(now, now.Add(time.Second), now, nil), fine, now.Local().Format("2006-01-02")},
+		"a clock of long ago":                   {clockCheck(now, time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Time{}, nil), broken, "1970"},
+		"a clock set back":                      {clockCheck(jumped, jumped, jumped.Add(time.Hour), nil), warning, "in the future"},
+		"one that was set back as the hive ran": {clockCheck(now, now, now, &rbee.ClockJump{At: now, BySeconds: -86400}), warning, "set back by 24h0m0s"},
+		"a machine that slept":                  {clockCheck(now, now, now, &rbee.ClockJump{At: now, BySeconds: 3600}), note, "ahead by 1h0m0s"},
+		"no driver for a card":                  {vulkanCheck([]string{"AMD"}, nil), warning, "a card of AMD"},
+		"a Vulkan driver":                       {vulkanCheck(nil, []string{"/usr/share/vulkan/icd.d/lvp_icd.json"}), fine, "lvp_icd"},
+		"no graphics":                           {vulkanCheck(nil, nil), note, "no graphics card"},
 	} {
 		t.Run(name, func(t *testing.T) { isCheck(t, tc.got, tc.want, tc.says) })
 	}
@@ -83,12 +86,12 @@ func TestDoctorNamesWhoHasAPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = ln.Close() }()
-	got := portCheck(t.Context(), "queen", ln.Addr().String(), conf.Home("/h"))
+	got := portCheck(t.Context(), "queen", "queen.addr", ln.Addr().String(), conf.Home("/h"))
 	isCheck(t, got, warning, "keeper.test has it (pid ")
 	if !strings.Contains(got.Fix, "queen.addr in /h/config.yaml") {
 		t.Errorf("got %+v", got)
 	}
-	isCheck(t, portCheck(t.Context(), "hive", "127.0.0.1:0", ""), note, "is free")
+	isCheck(t, portCheck(t.Context(), "hive", "hive.addr", "127.0.0.1:0", ""), note, "is free")
 }
 
 func TestDoctorAsksNVIDIAsTool(t *testing.T) {

@@ -57,6 +57,7 @@ func (w *Worker) generate(ctx context.Context, eng engine.Engine, req engine.Req
 	g.stall.Stop() // before the first token, waiting and a long prompt are no stall
 	var err error
 	g.result, err = eng.Generate(ctx, req, g.take)
+	w.speed.ended(g.result, err)
 	done, failure := g.outcome(ctx, err)
 	if failure != nil {
 		reason := "error"

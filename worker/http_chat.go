@@ -63,6 +63,7 @@ func (o *openAI) chat(req *openai.ChatRequest) error {
 	for _, c := range choices {
 		reply.Choices = append(reply.Choices, c.whole())
 	}
+	tellTimes(o.rw, reply.Timings.QueuedMS, reply.Timings.PrefillMS)
 	return writeJSON(o.rw, reply)
 }
 

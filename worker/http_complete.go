@@ -47,6 +47,7 @@ func (o *openAI) complete(req *openai.CompletionRequest) error {
 	for _, c := range choices {
 		reply.Choices = append(reply.Choices, c.whole())
 	}
+	tellTimes(o.rw, reply.Timings.QueuedMS, reply.Timings.PrefillMS)
 	return writeJSON(o.rw, reply)
 }
 

@@ -164,10 +164,18 @@ func (r *whole) token(text []byte, _ int) error {
 
 func (r *whole) done(rest []byte, d rbee.InferDone) error {
 	r.text.Write(rest)
+	tellTimes(r.w, d.QueuedMS, d.PrefillMS)
 	return writeJSON(r.w, rbee.InferReply{RequestID: r.requestID, Text: r.text.String(), InferDone: d})
 }
 
 func (r *whole) fail(err *rbee.Error, _ string) error { return err }
+
+// tellTimes says in the headers of a whole reply what the last event of a stream
+// says: what the request waited for a slot, and what its prompt took.
+func tellTimes(w http.ResponseWriter, queuedMS, prefillMS float64) {
+	w.Header().Set(rbee.QueueMSHeader, strconv.FormatFloat(queuedMS, 'f', -1, 64))
+	w.Header().Set(rbee.PrefillMSHeader, strconv.FormatFloat(prefillMS, 'f', -1, 64))
+}
 
 // writeJSON sends a whole body.
 func writeJSON(w http.ResponseWriter, v any) error {

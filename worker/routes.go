@@ -155,6 +155,7 @@ func (w *Worker) slots(context.Context, *struct{}) (*body[rbee.SlotList], error)
 	list := rbee.SlotList{
 		Queued: stats.Queued, QueueSize: stats.QueueSize, KVUsedTokens: stats.KVUsed,
 		KVCachedTokens: stats.KVCached, KVSizeTokens: stats.KVTotal, Slots: []rbee.Slot{},
+		Speed: w.speed.now(),
 	}
 	for _, s := range eng.Slots() {
 		list.Slots = append(list.Slots, rbee.Slot{

@@ -68,6 +68,7 @@ type Worker struct {
 	metrics  *metrics
 	served   *served // made before the floor opens
 	grammars grammars
+	speed    speed
 	loads    sync.WaitGroup
 
 	drain context.Context // ends when the worker shall take nothing new

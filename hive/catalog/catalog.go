@@ -38,7 +38,9 @@ type Catalog interface {
 	Put(ctx context.Context, m rbee.Model) error
 	// Remove deletes a row; one that is not there is no error.
 	Remove(ctx context.Context, ref rbee.ModelRef) error
-	// Touch counts one use.
+	// Touch counts one use. The models stay in the order of their use: a use that
+	// is dated well before one that was counted earlier, since the clock was set
+	// back or had been wrong, is counted as one right after that.
 	Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) error
 }
 

@@ -59,12 +59,12 @@ func (d *Database) PutLoad(ctx context.Context, k LoadKey, l Load, at time.Time)
 	if err != nil {
 		return fmt.Errorf("cannot encode a load of %s: %w", k.Model, err)
 	}
-	_, err = d.db.ExecContext(ctx, `INSERT INTO measured VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO UPDATE SET memory = excluded.memory, mapped = excluded.mapped, measured_at = excluded.measured_at`,
+	_, err = d.db.ExecContext(ctx, `INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		k.Model, k.Backend, k.Device, k.Context, k.KVTokens, k.Slots, string(memory), l.Mapped, timeText(at))
 	if err == nil {
+		// A row that is written gets the highest rowid, whatever the clock said then.
 		_, err = d.db.ExecContext(ctx, `DELETE FROM measured WHERE rowid IN
-			(SELECT rowid FROM measured ORDER BY measured_at DESC LIMIT -1 OFFSET ?)`, keptLoads)
+			(SELECT rowid FROM measured ORDER BY rowid DESC LIMIT -1 OFFSET ?)`, keptLoads)
 	}
 	return d.explain("write", err)
 }

@@ -43,12 +43,17 @@ func TestLoadsAreRememberedAcrossRestarts(t *testing.T) {
 }
 
 func TestOnlyTheNewestLoadsAreKept(t *testing.T) {
+	t.Run("while the clock is right", func(t *testing.T) { keepsTheNewest(t, time.Second) })
+	t.Run("while the clock is set back each time", func(t *testing.T) { keepsTheNewest(t, -time.Hour) })
+}
+
+func keepsTheNewest(t *testing.T, step time.Duration) {
 	db, _ := open(t, filepath.Join(t.TempDir(), "models.db"))
 	begin := time.Now()
 	key := func(i int) catalog.LoadKey { return catalog.LoadKey{Model: fmt.Sprint(i)} }
 	const most = 1000
 	for i := range most + 2 {
-		must(t, db.PutLoad(t.Context(), key(i), catalog.Load{}, begin.Add(time.Duration(i)*time.Second)))
+		must(t, db.PutLoad(t.Context(), key(i), catalog.Load{}, begin.Add(time.Duration(i)*step)))
 	}
 	for i, there := range map[int]bool{0: false, 1: false, 2: true, most + 1: true} {
 		if _, err := db.Load(t.Context(), key(i)); (err == nil) != there {

@@ -138,6 +138,15 @@ func (d *Database) Remove(ctx context.Context, ref rbee.ModelRef) error {
 
 // Touch implements Catalog.
 func (d *Database) Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) error {
+	var newest sql.NullString
+	if err := d.db.QueryRowContext(ctx, "SELECT max(last_used) FROM models").Scan(&newest); err != nil {
+		return d.explain("read", err)
+	}
+	last, err := textTime(newest.String)
+	if err != nil {
+		return d.explain("read", err)
+	}
+	at = Use(at, last)
 	change := func() {
 		if i, ok := d.list.find(ref); ok {
 			d.list.models[i].LastUsed = at.UTC()
@@ -146,6 +155,18 @@ func (d *Database) Touch(ctx context.Context, ref rbee.ModelRef, at time.Time) e
 	}
 	return d.write(ctx, change, "UPDATE models SET last_used = ?, use_count = use_count + 1 WHERE reference = ? AND provider = ?",
 		timeText(at), ref.Reference, ref.Provider)
+}
+
+// clockSlack is by how much a use may be dated before another and be left so.
+const clockSlack = time.Minute
+
+// Use is the date of a use at a time after another one. The second makes it the
+// later one also for who compares the texts.
+func Use(at, last time.Time) time.Time {
+	if last.Sub(at) < clockSlack {
+		return at
+	}
+	return last.Add(time.Second)
 }
 
 // write runs a statement, and does to the list, if there is one, what the

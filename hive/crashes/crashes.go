@@ -79,11 +79,13 @@ func (l *Log) Check(ref rbee.ModelRef, at time.Time) (loop rbee.CrashLoop, held 
 	if r == nil || !at.Before(r.at.Add(r.pause())) {
 		return rbee.CrashLoop{}, false
 	}
-	return r.loop(ref), true
+	return r.loop(ref, at), true
 }
 
-func (r *row) loop(ref rbee.ModelRef) rbee.CrashLoop {
-	return rbee.CrashLoop{ModelRef: ref, Failures: r.failures, RetryAt: r.at.Add(r.pause()), Last: r.last}
+// loop is the row as it is at a time, whose clock also says when the pause ends:
+// that of the last failure may have been set since.
+func (r *row) loop(ref rbee.ModelRef, at time.Time) rbee.CrashLoop {
+	return rbee.CrashLoop{ModelRef: ref, Failures: r.failures, RetryAt: at.Add(r.pause() - at.Sub(r.at)), Last: r.last}
 }
 
 // List is the models that failed too often not long ago; never nil.
@@ -93,7 +95,7 @@ func (l *Log) List(at time.Time) []rbee.CrashLoop {
 	list := []rbee.CrashLoop{}
 	for ref, r := range l.byModel {
 		if r.failures >= Tolerated && at.Sub(r.at) <= Memory {
-			list = append(list, r.loop(ref))
+			list = append(list, r.loop(ref, at))
 		}
 	}
 	slices.SortFunc(list, func(a, b rbee.CrashLoop) int { return cmp.Compare(a.ModelRef.String(), b.ModelRef.String()) })

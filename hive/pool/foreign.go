@@ -2,7 +2,6 @@ package pool
 
 import (
 	"reflect"
-	"time"
 
 	"rbee"
 )
@@ -23,7 +22,7 @@ type Foreign struct {
 // Adopt lists a model of a foreign server as a worker that is idle. It stays
 // until Lose or Stop, and nothing else ends it.
 func (p *Pool) Adopt(f Foreign) error {
-	now := time.Now()
+	now := p.cfg.Now()
 	l := newLife(p, Spec{Ref: f.Ref, KeepAlive: KeepAlive{Forever: true}}, f.Key, rbee.Worker{
 		ID: f.ID, URL: p.cfg.URL(f.ID), ModelRef: f.Ref, State: rbee.WorkerIdle, LastActivity: now, StartedAt: now, External: true,
 	})

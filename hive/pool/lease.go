@@ -16,9 +16,11 @@ const crashNotice = 2 * time.Second
 
 // Target is where a worker really answers, and the key that it demands.
 type Target struct {
+	ID      rbee.WorkerID
 	URL     string
 	Key     string
 	Foreign string // what a foreign server calls the model; "" for a worker of our kind
+	Digest  string // of the model, as the Spec has it; "" for an external worker
 	life    *life
 }
 
@@ -150,7 +152,9 @@ func (l *life) acquire() *Lease {
 	return &Lease{Target: l.target()}
 }
 
-func (l *life) target() Target { return Target{URL: l.url, Key: l.key, Foreign: l.foreign, life: l} }
+func (l *life) target() Target {
+	return Target{ID: l.id, URL: l.url, Key: l.key, Foreign: l.foreign, Digest: l.spec.Digest, life: l}
+}
 
 // Release ends the request of the lease. It may be called more than once.
 func (s *Lease) Release() {
@@ -159,7 +163,7 @@ func (s *Lease) Release() {
 
 func (l *life) released() {
 	l.inFlight--
-	l.w.LastActivity = time.Now()
+	l.w.LastActivity = l.pool.cfg.Now()
 	l.count()
 	if l.w.State == rbee.WorkerBusy && l.inFlight == 0 {
 		l.become(rbee.WorkerIdle)

@@ -167,7 +167,7 @@ func (l *life) become(to rbee.WorkerState) {
 		return
 	}
 	l.w.State = to
-	l.w.LastActivity = time.Now()
+	l.w.LastActivity = l.pool.cfg.Now()
 	l.count()
 	l.account()
 	close(l.changed)

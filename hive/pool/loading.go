@@ -86,7 +86,7 @@ func (l *life) becomeReady(r rbee.Readiness) {
 	}
 	l.stall.Stop()
 	if l.proc != nil {
-		l.w.LoadMS = max(1, time.Since(l.launched).Milliseconds())
+		l.w.LoadMS = max(1, l.pool.cfg.Now().Sub(l.launched).Milliseconds())
 	}
 	l.become(rbee.WorkerIdle)
 	l.rearm()

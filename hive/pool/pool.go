@@ -32,6 +32,7 @@ type Config struct {
 	Weigh     Weigh                      // may be nil
 	Loaded    func(rbee.Worker)          // told of each worker that became ready; may be nil
 	Ended     func(rbee.Worker, Cause)   // told of each end; may be nil
+	Now       func() time.Time           // default time.Now
 	Log       *slog.Logger
 }
 
@@ -60,6 +61,9 @@ func New(cfg Config) *Pool {
 	if cfg.Ended == nil {
 		cfg.Ended = func(rbee.Worker, Cause) {}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Loaded == nil {
 		cfg.Loaded = func(rbee.Worker) {}
 	}
@@ -81,7 +85,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	lives := p.all()
 	p.mu.Unlock()
 	p.bell.ring()
-	p.feed.Publish(rbee.Event{Kind: rbee.EventShutdown, Time: time.Now()})
+	p.feed.Publish(rbee.Event{Kind: rbee.EventShutdown, Time: p.cfg.Now()})
 	for _, l := range lives {
 		l.order(hurry, CauseShutdown, "the hive shuts down")
 	}
@@ -142,7 +146,7 @@ func (p *Pool) StartLater(ref rbee.ModelRef, prepare func(context.Context) (Plan
 // newWorker is a life under a new id.
 func (p *Pool) newWorker(ref rbee.ModelRef) *life {
 	id := rbee.WorkerID("w-" + strings.ToLower(rand.Text()[:10]))
-	now := time.Now()
+	now := p.cfg.Now()
 	return newLife(p, Spec{Ref: ref}, rand.Text(), rbee.Worker{
 		ID: id, URL: p.cfg.URL(id), ModelRef: ref, State: rbee.WorkerStarting, LastActivity: now, StartedAt: now,
 	})
@@ -201,7 +205,7 @@ func (p *Pool) Ready(ctx context.Context, req rbee.ReadyRequest) error {
 	if l := p.life(req.WorkerID); l != nil {
 		return l.calledBack(req.URL, isLoopback(u))
 	}
-	now := time.Now()
+	now := p.cfg.Now()
 	l := newLife(p, Spec{Ref: ref, KeepAlive: KeepAlive{Forever: true}}, "", rbee.Worker{
 		ID: req.WorkerID, URL: p.cfg.URL(req.WorkerID), ModelRef: ref, Backend: req.Backend, Device: req.Device,
 		State: rbee.WorkerStarting, LastActivity: now, StartedAt: now, External: true,
@@ -314,7 +318,7 @@ func (p *Pool) publish(l *life) {
 	l.seen.Store(&w)
 	p.feed.Change(func(send func(rbee.Event)) {
 		p.reg.Put(w)
-		send(rbee.Event{Kind: rbee.EventWorker, Time: time.Now(), Worker: &w})
+		send(rbee.Event{Kind: rbee.EventWorker, Time: p.cfg.Now(), Worker: &w})
 	})
 	p.bell.ring()
 }
@@ -326,7 +330,7 @@ func (p *Pool) bury(l *life) {
 	// Before the id is free: whoever takes it next must not be removed for us.
 	p.feed.Change(func(send func(rbee.Event)) {
 		p.reg.Remove(l.id)
-		send(rbee.Event{Kind: rbee.EventWorkerGone, Time: time.Now(), Worker: &w})
+		send(rbee.Event{Kind: rbee.EventWorkerGone, Time: p.cfg.Now(), Worker: &w})
 	})
 	p.mu.Lock()
 	delete(p.lives, l.id)

@@ -45,7 +45,7 @@ func (l *life) rearm() {
 		l.rest.Reset(never)
 		return
 	}
-	since := time.Since(l.w.LastActivity)
+	since := l.pool.cfg.Now().Sub(l.w.LastActivity)
 	l.idle.Reset(max(0, l.idleAfter()-since))
 	after := l.restAfter()
 	if l.w.Resting || after >= l.idleAfter() {

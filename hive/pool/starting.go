@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"errors"
-	"time"
 
 	"rbee"
 )
@@ -54,7 +53,7 @@ func (l *life) launch() error {
 	l.pool.mu.Lock()
 	l.proc, l.exit = proc, proc.Done()
 	l.pool.mu.Unlock()
-	l.w.PID, l.launched = proc.PID(), time.Now()
+	l.w.PID, l.launched = proc.PID(), l.pool.cfg.Now()
 	l.pool.cfg.Log.Info("worker started", "worker", l.id, "model", l.spec.Ref.String(), "device", l.spec.Device, "pid", l.w.PID)
 	return nil
 }

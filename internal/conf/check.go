@@ -61,6 +61,7 @@ func newValidator() *validator.Validate {
 		"name":       nameOK,
 		"hours":      func(s string) bool { _, err := ParseHours(s); return err == nil },
 		"models":     modelsOK,
+		"hosts":      hostsOK,
 		"keepalives": keepAlivesOK,
 		"modelref":   func(s string) bool { _, err := rbee.ParseModelRef(s); return err == nil },
 	} {
@@ -105,9 +106,12 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 	case "required":
 		return "is missing", "give the address, such as url: http://192.168.1.20:8080"
 	case "apikey":
+		if f.Field() == "join" {
+			return "must be a token or a URL, without spaces", "get a token with 'rbee queen token' where the queen is"
+		}
 		return "must be printable ASCII without spaces", "make a key with: openssl rand -hex 32"
 	case "excluded_with":
-		return "and key_file exclude one another", "remove one of the two lines"
+		return "and " + f.Field() + "_file exclude one another", "remove one of the two lines"
 	case "abspath":
 		return "must be an absolute path", "begin it with / or ~/"
 	case "name":
@@ -116,6 +120,8 @@ func explain(f validator.FieldError) (problem, suggestion string) {
 		return "must be a model reference", "for example hf:ORG/REPO:Q4_K_M or file:/models/a.gguf"
 	case "models":
 		return "must be aliases or model references with commas between them", "for example qwen, file:/models/a.gguf"
+	case "hosts":
+		return "must be names or addresses of hosts, without ports, with commas between them", "for example bee.example, 192.168.1.20"
 	case "keepalives":
 		return "must be pairs of model=duration with commas between them", "for example qwen=1h, phi3=forever"
 	case "hours":

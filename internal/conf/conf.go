@@ -55,6 +55,9 @@ type Hive struct {
 	Preload         List   `yaml:"preload" env:"PRELOAD" validate:"models"`                      // models to load at start
 	WarmUp          string `yaml:"warm_up" env:"WARM_UP" validate:"oneof=on off"`                // of the likely next model
 	Discover        string `yaml:"discover" env:"DISCOVER" validate:"oneof=on off"`              // external servers at the usual ports of this machine
+
+	Join     Secret `yaml:"join" env:"JOIN" validate:"omitempty,apikey,excluded_with=JoinFile"` // token or URL of the bus of a colony
+	JoinFile Path   `yaml:"join_file" env:"JOIN_FILE" validate:"omitempty,abspath"`
 }
 
 // Worker is the section of the workers that a hive starts.
@@ -75,6 +78,11 @@ type Queen struct {
 	Addr    string `yaml:"addr" env:"ADDR" validate:"addr"`
 	Key     Secret `yaml:"key" env:"KEY" validate:"omitempty,apikey,excluded_with=KeyFile"`
 	KeyFile Path   `yaml:"key_file" env:"KEY_FILE" validate:"omitempty,abspath"`
+	BusAddr string `yaml:"bus_addr" env:"BUS_ADDR" validate:"addr"`       // of the colony's bus
+	Join    Secret `yaml:"join" env:"JOIN" validate:"omitempty,apikey"`   // token or URL of a bus that another runs
+	Names   List   `yaml:"names" env:"NAMES" validate:"hosts"`            // by which others reach this machine
+	Hive    string `yaml:"hive" env:"HIVE" validate:"oneof=on off"`       // whether she starts the hive of this machine
+	Queue   int    `yaml:"queue" env:"QUEUE" validate:"min=0,max=100000"` // requests that may wait
 }
 
 // Engine is the section of the llama.cpp libraries.
@@ -119,7 +127,7 @@ func Defaults() Config {
 			KeepAlive:   KeepAlive(5 * time.Minute),
 			LoadTimeout: 5 * time.Minute,
 		},
-		Queen:    Queen{Addr: "127.0.0.1:7833"},
+		Queen:    Queen{Addr: "127.0.0.1:7833", BusAddr: ":7834", Hive: "on", Queue: 100},
 		Download: Download{Connections: 8},
 		Log:      Log{Level: "info", Format: "auto"},
 		Nodes:    map[string]Node{},

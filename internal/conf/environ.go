@@ -165,6 +165,7 @@ func (c *Config) absolute() {
 // the same layer stay, and the check refuses them.
 func (c *Config) oneKeyOnly(before Config) {
 	choose(&c.Hive.Key, &c.Hive.KeyFile, before.Hive.Key, before.Hive.KeyFile)
+	choose(&c.Hive.Join, &c.Hive.JoinFile, before.Hive.Join, before.Hive.JoinFile)
 	choose(&c.Queen.Key, &c.Queen.KeyFile, before.Queen.Key, before.Queen.KeyFile)
 	old := maps.Collect(before.nodes())
 	for section, nodes := range c.nodes() {

@@ -23,6 +23,13 @@ func (h Home) EnginesDir() string { return filepath.Join(string(h), "engines") }
 // ConfigFile is the file of the settings.
 func (h Home) ConfigFile() string { return filepath.Join(string(h), "config.yaml") }
 
+// JoinFile is the file with what hive.join says, if neither that nor
+// hive.join_file is set.
+func (h Home) JoinFile() string { return filepath.Join(string(h), "join") }
+
+// HiveIDFile is the file with the id of the hive.
+func (h Home) HiveIDFile() string { return filepath.Join(string(h), "hive-id") }
+
 // LogsDir holds the logs of detached daemons.
 func (h Home) LogsDir() string { return filepath.Join(string(h), "logs") }
 

@@ -34,6 +34,33 @@ func (q Queen) ReadKey() (Secret, error) { return readKey("queen", q.Key, q.KeyF
 // ReadKey is the key that the node demands; "" if there is none.
 func (n Node) ReadKey() (Secret, error) { return readKey("node", n.Key, n.KeyFile) }
 
+// ReadJoin is how the hive finds its colony: hive.join, or the content of
+// hive.join_file, or of the file join in the state directory; "" if there is none
+// of these.
+func (c Config) ReadJoin() (Secret, error) {
+	if c.Hive.Join != "" {
+		return c.Hive.Join, nil
+	}
+	file, named := string(c.Hive.JoinFile), c.Hive.JoinFile != ""
+	if !named {
+		file = c.Home.JoinFile()
+	}
+	b, err := readPrivate(file, maxKeyBytes, othersMask)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return "", nil
+	}
+	text := strings.TrimSpace(string(b))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = rbee.Errorf(rbee.CodeInvalidRequest, "cannot join a colony: the file %s does not exist", file)
+	case err == nil && !keyOK(text):
+		err = rbee.Errorf(rbee.CodeInvalidRequest, "cannot join a colony: the file %s must hold one line, a token or a URL", file)
+	default:
+		return Secret(text), err
+	}
+	return "", rbee.AsError(err).With("file", file).Suggest("write what 'rbee queen token' prints where the queen is into it, with mode 0600")
+}
+
 func readKey(section string, key Secret, file Path) (Secret, error) {
 	if file == "" {
 		return key, nil

@@ -136,3 +136,36 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestHowTheHiveFindsItsColony(t *testing.T) {
+	home := t.TempDir()
+	load := func(environ ...string) conf.Config {
+		c, err := conf.Load(conf.Options{Home: home, Environ: append(environ, "HOME="+home)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if join, err := load().ReadJoin(); join != "" || err != nil {
+		t.Errorf("of no colony: %q, %v", join.Reveal(), err)
+	}
+	write(t, filepath.Join(home, "join"), " rbee1.default\n", 0o600)
+	write(t, filepath.Join(home, "named"), "rbee1.named", 0o600)
+	for want, environ := range map[string]string{
+		"rbee1.default": "RBEE_X=", "rbee1.named": "RBEE_HIVE_JOIN_FILE=~/named", "rbee1.said": "RBEE_HIVE_JOIN=rbee1.said",
+	} {
+		if join, err := load(environ).ReadJoin(); join.Reveal() != want || err != nil {
+			t.Errorf("%s: %q, %v", environ, join.Reveal(), err)
+		}
+	}
+	write(t, filepath.Join(home, "named"), "two words", 0o600)
+	for _, file := range []string{"~/named", "~/nothing"} {
+		_, err := load("RBEE_HIVE_JOIN_FILE=" + file).ReadJoin()
+		if e := rbee.AsError(err); rbee.CodeOf(err) != rbee.CodeInvalidRequest || !strings.Contains(e.Suggestion(), "rbee queen token") || strings.Contains(e.Message, "words") {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if _, err := conf.Load(conf.Options{Home: home, Environ: []string{"RBEE_HIVE_JOIN=a", "RBEE_HIVE_JOIN_FILE=/b"}}); err == nil || !strings.Contains(err.Error(), "join_file exclude") {
+		t.Errorf("both: %v", err)
+	}
+}

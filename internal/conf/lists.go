@@ -2,6 +2,7 @@ package conf
 
 import (
 	"iter"
+	"net"
 	"strings"
 
 	"rbee"
@@ -50,6 +51,16 @@ func modelsOK(s string) bool {
 func modelOK(s string) bool {
 	_, err := rbee.ParseModelRef(s)
 	return err == nil || nameOK(s)
+}
+
+// hostsOK accepts a List of names and addresses of hosts.
+func hostsOK(s string) bool {
+	for _, host := range List(s).Items() {
+		if net.ParseIP(host) == nil && strings.ContainsAny(host, ":/@ []") {
+			return false
+		}
+	}
+	return true
 }
 
 func keepAlivesOK(s string) bool {

@@ -31,7 +31,7 @@ func TestListsOfModelsThatCannotBeRead(t *testing.T) {
 	for _, text := range []string{
 		"hive: {preload: 'a b'}", "hive: {preload: 'qwen, ../x'}",
 		"worker: {keep_alive_of: qwen}", "worker: {keep_alive_of: qwen=soon}", "worker: {keep_alive_of: 'qwen=1h, =2h'}",
-		"hive: {on_battery: perhaps}", "hive: {hours: always}",
+		"hive: {on_battery: perhaps}", "hive: {hours: always}", "queen: {names: 'bee.example:7834'}", "queen: {hive: perhaps}",
 	} {
 		if _, err := load(t, text+"\n"); rbee.CodeOf(err) != rbee.CodeInvalidRequest {
 			t.Errorf("%s: %v", text, err)

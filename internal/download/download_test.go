@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -486,6 +487,22 @@ func TestAPausedScheduleIsWaitedFor(t *testing.T) {
 		if err := l.wait(ctx, 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute {
 			t.Errorf("a pause outlasts its caller: %v after %s", err, time.Since(began))
 		}
+	})
+}
+
+func TestAPauseEndsWhenTheClockIsSetPastIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var past atomic.Bool
+		l := NewLimit(func(now time.Time) (float64, time.Time) {
+			if past.Load() {
+				return -1, now.Add(time.Hour)
+			}
+			return 0, now.Add(9 * time.Hour)
+		})
+		time.AfterFunc(time.Hour, func() { past.Store(true) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour+time.Minute)
+		defer cancel()
+		must(t, l.wait(ctx, 1))
 	})
 }
 

@@ -7,6 +7,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
+// scheduleAgain is after what part of a pause the schedule is asked anew: it goes by
+// the clock on the wall, which may be set, and goes on while a machine sleeps.
+const scheduleAgain = 10 * time.Second
+
 // Schedule says how many bytes per second may arrive now, and until when that
 // holds at least. Negative is no limit, 0 is a pause.
 type Schedule func(now time.Time) (perSecond float64, until time.Time)
@@ -49,7 +53,7 @@ func (l *Limit) wait(ctx context.Context, n int) error {
 			}
 			return l.bucket.WaitN(ctx, n)
 		}
-		timer := time.NewTimer(max(until.Sub(now), time.Second))
+		timer := time.NewTimer(min(max(until.Sub(now), time.Second), scheduleAgain))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

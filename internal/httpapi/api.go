@@ -28,6 +28,7 @@ const DefaultMaxBodyBytes = 32 << 20
 type Config struct {
 	Role         string // hive, worker or queen; the title of the document
 	Key          string // bearer key that keyed routes demand; "" demands none
+	ColonyKey    string // opens them as well, from wherever the request comes; "" for none
 	Routes       []Route
 	MaxBodyBytes int64 // default DefaultMaxBodyBytes
 	Log          *slog.Logger

@@ -362,3 +362,23 @@ func TestRoutesOfOpenAIFailInItsShape(t *testing.T) {
 		}
 	}
 }
+
+func TestTheColonysKeyOpensTheDoorFromEverywhereButAPage(t *testing.T) {
+	for name, h := range map[string]http.Handler{
+		"beside a key": httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), Key: "sesame", ColonyKey: "honey"}).Handler(),
+		"alone":        httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), ColonyKey: "honey"}).Handler(),
+	} {
+		if w, err := call(t, h, "GET", "/v1/count/1", "", "Authorization", "Bearer honey", "Host", "tunnel"); w.Code != http.StatusOK {
+			t.Errorf("%s: %d %v", name, w.Code, err)
+		}
+		if w, _ := call(t, h, "GET", "/v1/count/1", "", "Authorization", "Bearer honey", "Origin", "https://evil.example"); w.Code != http.StatusForbidden {
+			t.Errorf("%s, from a page: %d", name, w.Code)
+		}
+		if w, _ := call(t, h, "GET", "/v1/count/1", "", "Authorization", "Bearer vinegar", "Host", "tunnel"); w.Code < 400 {
+			t.Errorf("%s, another key: %d", name, w.Code)
+		}
+		if w, _ := call(t, h, "GET", "/v1/count/1", "", "Host", "tunnel"); w.Code < 400 {
+			t.Errorf("%s, no key: %d", name, w.Code)
+		}
+	}
+}

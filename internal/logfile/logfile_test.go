@@ -1,7 +1,9 @@
 package logfile_test
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -219,7 +221,7 @@ func TestSweepKeepsTheYoungestWithinTheBounds(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := logfile.Sweep(dir, c.bounds); err != nil {
+			if err := logfile.Sweep(dir, time.Now(), c.bounds); err != nil {
 				t.Fatal(err)
 			}
 			var left []string
@@ -232,7 +234,52 @@ func TestSweepKeepsTheYoungestWithinTheBounds(t *testing.T) {
 			}
 		})
 	}
-	if err := logfile.Sweep(filepath.Join(t.TempDir(), "none"), logfile.Bounds{}); err != nil {
+	if err := logfile.Sweep(filepath.Join(t.TempDir(), "none"), time.Now(), logfile.Bounds{}); err != nil {
 		t.Errorf("no directory: %v", err)
+	}
+}
+
+func TestSweepKeepsWhatWasWrittenLastAlsoWhenTheClockJumped(t *testing.T) {
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	for name, c := range map[string]struct {
+		written map[string]time.Duration // from now
+		now     time.Duration
+		bounds  logfile.Bounds
+		want    []string
+	}{
+		"the clock was set back": {
+			map[string]time.Duration{"before.log": 10 * year, "long before.log": 10*year - day, "since.log": 0},
+			0,
+			logfile.Bounds{Files: 2},
+			[]string{"before.log", "since.log"},
+		},
+		"the clock went ahead": {
+			map[string]time.Duration{"before.log": -10 * year, "since.log": 0},
+			-10 * year,
+			logfile.Bounds{Age: day},
+			[]string{"before.log", "since.log"},
+		},
+		"the clock is right": {
+			map[string]time.Duration{"old.log": -10 * year, "new.log": 0},
+			0,
+			logfile.Bounds{Age: day},
+			[]string{"new.log"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, ahead := range c.written {
+				path, when := filepath.Join(dir, file), time.Now().Add(ahead)
+				if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, when, when)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := logfile.Sweep(dir, time.Now().Add(c.now), c.bounds); err != nil {
+				t.Fatal(err)
+			}
+			if left := slices.Sorted(maps.Keys(contents(t, dir))); !slices.Equal(left, c.want) {
+				t.Errorf("left %q, want %q", left, c.want)
+			}
+		})
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// clockSlack is how far a file's time may be ahead of the clock.
+const clockSlack = time.Minute
+
 // Bounds are for the logs of a directory together. Zero is no bound.
 type Bounds struct {
 	Age   time.Duration // since the last line
@@ -24,7 +27,11 @@ var ofALog = regexp.MustCompile(`\.log(\.[0-9]+)?$`)
 // Sweep removes logs (*.log, *.log.1 …) from a directory until the rest is
 // within the bounds, those with the oldest last line first. A directory that is
 // not there is empty. A log that somebody writes to loses its name, no more.
-func Sweep(dir string, b Bounds) error {
+//
+// The age is that at now, which a caller that runs long keeps from jumping with
+// the clock. A log from the future was written before the clock was set back,
+// and is older than those that are not.
+func Sweep(dir string, now time.Time, b Bounds) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -38,14 +45,16 @@ func Sweep(dir string, b Bounds) error {
 			logs = append(logs, info)
 		}
 	}
+	future := time.Now().Add(clockSlack)
+	ahead := func(info fs.FileInfo) int { return max(0, info.ModTime().Compare(future)) }
 	slices.SortFunc(logs, func(a, b fs.FileInfo) int { // youngest first
-		return cmp.Or(b.ModTime().Compare(a.ModTime()), cmp.Compare(a.Name(), b.Name()))
+		return cmp.Or(cmp.Compare(ahead(a), ahead(b)), b.ModTime().Compare(a.ModTime()), cmp.Compare(a.Name(), b.Name()))
 	})
 	var errs []error
 	var bytes int64
 	for i, info := range logs {
 		bytes += info.Size()
-		if !(b.Age > 0 && time.Since(info.ModTime()) > b.Age || b.Files > 0 && i >= b.Files || b.Bytes > 0 && bytes > b.Bytes) {
+		if !(b.Age > 0 && now.Sub(info.ModTime()) > b.Age || b.Files > 0 && i >= b.Files || b.Bytes > 0 && bytes > b.Bytes) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, info.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -86,8 +86,14 @@ func (c *Memory) Remove(_ context.Context, ref rbee.ModelRef) error {
 func (c *Memory) Touch(_ context.Context, ref rbee.ModelRef, at time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var last time.Time
+	for _, m := range c.rows {
+		if m.LastUsed.After(last) {
+			last = m.LastUsed
+		}
+	}
 	if m, ok := c.rows[ref]; ok {
-		m.LastUsed, m.UseCount = at, m.UseCount+1
+		m.LastUsed, m.UseCount = catalog.Use(at, last), m.UseCount+1
 		c.rows[ref] = m
 	}
 	return nil
@@ -193,6 +199,23 @@ func Run(t *testing.T, open func(t *testing.T) catalog.Catalog) {
 			t.Errorf("used %d times, last %s", got.UseCount, got.LastUsed)
 		}
 		must(t, c.Touch(t.Context(), rbee.ModelRef{Provider: rbee.ProviderHF, Reference: "no/body"}, at))
+	})
+	t.Run("uses stay in their order when the clock is set back", func(t *testing.T) {
+		c, m := open(t), Full()
+		must(t, c.Put(t.Context(), m))
+		other := m
+		other.Reference, other.LastUsed = "/models/other.gguf", time.Time{}
+		must(t, c.Put(t.Context(), other))
+		latest := m.LastUsed
+		for _, ref := range []rbee.ModelRef{other.Ref(), m.Ref(), other.Ref()} {
+			must(t, c.Touch(t.Context(), ref, m.LastUsed.AddDate(-10, 0, 0)))
+			got, err := c.Model(t.Context(), ref)
+			must(t, err)
+			if !got.LastUsed.After(latest) || got.LastUsed.Sub(m.LastUsed) > time.Minute {
+				t.Errorf("%s was used at %s, after a use at %s", ref, got.LastUsed, latest)
+			}
+			latest = got.LastUsed
+		}
 	})
 	t.Run("remove is idempotent", func(t *testing.T) {
 		c, m := open(t), Full()

@@ -1,4 +1,4 @@
-package hive
+package forward
 
 import (
 	"context"
@@ -9,15 +9,20 @@ import (
 	"rbee/internal/httpapi"
 )
 
+// bubble runs a test in virtual time.
+func bubble(test func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) { synctest.Test(t, test) }
+}
+
 func TestAStreamOutlivesTheShutdownForItsLastWord(t *testing.T) {
-	t.Run("the hive shuts down", bubble(func(t *testing.T) {
+	t.Run("the program shuts down", bubble(func(t *testing.T) {
 		request, end := context.WithCancelCause(t.Context())
-		ctx, release := lasting(request)
+		ctx, release := Lasting(request)
 		defer release()
 		end(httpapi.ErrShutdown)
 		time.Sleep(lastWord - time.Millisecond)
 		if ctx.Err() != nil {
-			t.Error("it ended with the hive")
+			t.Error("it ended with the program")
 		}
 		time.Sleep(2 * time.Millisecond)
 		if ctx.Err() == nil {
@@ -26,7 +31,7 @@ func TestAStreamOutlivesTheShutdownForItsLastWord(t *testing.T) {
 	}))
 	t.Run("the reader goes away", bubble(func(t *testing.T) {
 		request, end := context.WithCancel(t.Context())
-		ctx, release := lasting(request)
+		ctx, release := Lasting(request)
 		defer release()
 		end()
 		synctest.Wait()
@@ -36,7 +41,7 @@ func TestAStreamOutlivesTheShutdownForItsLastWord(t *testing.T) {
 	}))
 	t.Run("the stream ends first", bubble(func(t *testing.T) {
 		request, end := context.WithCancelCause(t.Context())
-		_, release := lasting(request)
+		_, release := Lasting(request)
 		end(httpapi.ErrShutdown)
 		synctest.Wait()
 		begun := time.Now()

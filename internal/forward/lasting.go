@@ -1,4 +1,4 @@
-package hive
+package forward
 
 import (
 	"context"
@@ -8,14 +8,14 @@ import (
 	"rbee/internal/httpapi"
 )
 
-// lastWord is how long after the shutdown of the hive a stream may still tell
+// lastWord is how long after the shutdown of its program a stream may still tell
 // its reader what came before.
 const lastWord = 2 * time.Second
 
-// lasting is the context of a stream. It ends at once when the reader goes
-// away, but not when the hive shuts down: by then what the stream tells of has
+// Lasting is the context of a stream. It ends at once when the reader goes
+// away, but not when the program shuts down: by then what the stream tells of has
 // ended, and only what is on its way is still to be told.
-func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+func Lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
