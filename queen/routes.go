@@ -1,66 +1,123 @@
 package queen
 
 import (
-	"context"
 	"net/http"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"slices"
 
 	"rbee"
 	"rbee/internal/httpapi"
+	"rbee/internal/sse"
 )
 
 // routes is the queen's API; httpapi adds GET /openapi.json.
 func (q *Queen) routes() []httpapi.Route {
+	return slices.Concat(q.ownRoutes(), q.colonyRoutes(), q.openAIRoutes(), q.decisionRoutes())
+}
+
+// ownRoutes are about the queen herself.
+func (q *Queen) ownRoutes() []httpapi.Route {
+	get, post, del := http.MethodGet, http.MethodPost, http.MethodDelete
 	return []httpapi.Route{
 		{
-			Method: http.MethodGet, Path: "/v1/health", Access: httpapi.Public,
-			Summary: "Says that the queen lives, and its versions.",
-			Handler: httpapi.JSON(health),
+			Method: get, Path: "/v1/health", Access: httpapi.Public,
+			Summary: "Says that the queen lives, and its versions.", Handler: httpapi.JSON(q.health),
 		},
 		{
-			Method: http.MethodGet, Path: "/health", Access: httpapi.Public,
-			Summary: "The same as /v1/health, for probes that know no API.",
-			Handler: httpapi.JSON(health),
+			Method: get, Path: "/health", Access: httpapi.Public,
+			Summary: "The same as /v1/health, for probes that know no API.", Handler: httpapi.JSON(q.health),
 		},
 		{
-			Method: http.MethodGet, Path: "/metrics",
-			Summary: "Figures of the queen in the text format of Prometheus.",
-			Handler: httpapi.Raw(metrics()),
+			Method: get, Path: "/metrics",
+			Summary: "Figures of the queen in the text format of Prometheus.", Handler: httpapi.Raw(q.metrics.handler()),
 		},
 		{
-			Method: http.MethodPost, Path: "/v1/shutdown", Status: http.StatusAccepted,
-			Summary: "Ends the queen: it finishes the requests that run, and exits.",
-			Handler: httpapi.JSON(q.shutdown),
+			Method: get, Path: "/v1/status",
+			Summary: "How the queen stands with her bus, her colony and the hive of her machine.", Handler: httpapi.JSON(q.showStatus),
+		},
+		{
+			Method: get, Path: "/v1/tokens",
+			Summary: "Lists the tokens with which hives and queens join the colony.", Handler: httpapi.JSON(q.listTokens),
+		},
+		{
+			Method: post, Path: "/v1/tokens", Status: http.StatusCreated,
+			Summary: "Makes a token. Its text is told this once.", Handler: httpapi.JSON(q.makeToken),
+		},
+		{
+			Method: del, Path: "/v1/tokens/{id}", Status: http.StatusNoContent,
+			Summary: "Makes a token worthless, and cuts off who came with it.", Handler: httpapi.JSON(q.revokeToken),
+		},
+		{
+			Method: post, Path: "/v1/shutdown", Status: http.StatusAccepted,
+			Summary: "Ends the queen, and the hive that she started with its workers.", Handler: httpapi.JSON(q.orderShutdown),
 		},
 	}
 }
 
-type healthReply struct{ Body rbee.Health }
-
-func health(context.Context, *struct{}) (*healthReply, error) {
-	return &healthReply{rbee.Alive()}, nil
+// colonyRoutes tell of the hives of all machines.
+func (q *Queen) colonyRoutes() []httpapi.Route {
+	get := http.MethodGet
+	return []httpapi.Route{
+		{
+			Method: get, Path: "/v1/hives",
+			Summary: "Lists the hives of the colony, with all that they told.", Handler: httpapi.JSON(q.listHives),
+		},
+		{
+			Method: get, Path: "/v1/workers",
+			Summary: "Lists the live workers of all hives.", Handler: httpapi.JSON(q.listWorkers),
+		},
+		{
+			Method: get, Path: "/v1/devices",
+			Summary: "Lists the devices of all hives.", Handler: httpapi.JSON(q.listDevices),
+		},
+		{
+			Method: get, Path: "/v1/events",
+			Summary: "A snapshot of the colony, then each change.", Handler: httpapi.Stream[struct{}, rbee.ColonyEvent](sse.ContentType, q.streamEvents),
+		},
+	}
 }
 
-type messageReply struct{ Body rbee.Message }
-
-func (q *Queen) shutdown(context.Context, *struct{}) (*messageReply, error) {
-	q.asked()
-	return &messageReply{rbee.Message{Message: "The queen shuts down"}}, nil
+// openAIRoutes are those of OpenAI's API: what a worker has, for all hives at once.
+func (q *Queen) openAIRoutes() []httpapi.Route {
+	get, post := http.MethodGet, http.MethodPost
+	return []httpapi.Route{
+		{
+			Method: post, Path: "/v1/chat/completions", OpenAI: true,
+			Summary: "OpenAI's chat completions, where the first token is expected soonest.", Handler: httpapi.RawFunc(q.dispatch.OpenAI),
+		},
+		{
+			Method: post, Path: "/v1/completions", OpenAI: true,
+			Summary: "OpenAI's completions, in the same way.", Handler: httpapi.RawFunc(q.dispatch.OpenAI),
+		},
+		{
+			Method: post, Path: "/v1/embeddings", OpenAI: true,
+			Summary: "OpenAI's embeddings, in the same way.", Handler: httpapi.RawFunc(q.dispatch.OpenAI),
+		},
+		{
+			Method: get, Path: "/v1/models", OpenAI: true,
+			Summary: "Lists the models of all hives, and where each is ready, loads, or is on disk.", Handler: httpapi.JSON(q.dispatch.ListModels),
+		},
+		{
+			Method: get, Path: "/v1/models/{model...}", OpenAI: true,
+			Summary: "Tells of one model of the colony.", Handler: httpapi.RawFunc(q.dispatch.ShowModel),
+		},
+	}
 }
 
-// metrics serves a registry of the queen's own: the global one would be shared
-// by all daemons of a test.
-func metrics() http.Handler {
-	r := prometheus.NewRegistry()
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "rbee_queen_build_info",
-		Help:        "Always 1; the labels say what runs.",
-		ConstLabels: prometheus.Labels{"version": rbee.Version, "api_version": rbee.APIVersion},
-	})
-	build.Set(1)
-	r.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+// decisionRoutes tell where requests go, and why.
+func (q *Queen) decisionRoutes() []httpapi.Route {
+	get, post := http.MethodGet, http.MethodPost
+	return []httpapi.Route{
+		{
+			Method: post, Path: "/v1/plan",
+			Summary: "Says where a request would go, what that would take, and why. Nothing is sent.", Handler: httpapi.JSON(q.dispatch.Plan),
+		},
+		{
+			Method: get, Path: "/v1/decisions",
+			Summary: "Where the last requests went, newest first.", Handler: httpapi.JSON(q.dispatch.ListDecisions),
+		},
+		{
+			Method: get, Path: "/v1/decisions/{id}",
+			Summary: "Where a request went, why, and the state of the colony that this was decided of.", Handler: httpapi.JSON(q.dispatch.ShowDecision),
+		},
+	}
 }

@@ -1,0 +1,130 @@
+package registry
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"rbee"
+	"rbee/internal/tunnel"
+)
+
+const (
+	// dialTime bounds how long a hive may take to accept a connection.
+	dialTime = 2 * time.Second
+	// idleConns is how many connections to a hive are kept for the next requests.
+	idleConns = 256
+)
+
+// Target is how a hive is reached.
+type Target struct {
+	Base      string // of its API, without a slash at the end
+	Key       string // for its door
+	Transport http.RoundTripper
+}
+
+// link is what leads to a hive.
+type link struct {
+	direct *http.Transport   // made when first used
+	tunnel *tunnel.Transport // dialled by the hive; nil if it did not
+}
+
+// Reach says how a hive is reached: on its own machine directly, else by https if
+// it has a certificate, else through its tunnel, else at its address. It fails
+// with HIVE_NOT_FOUND for a hive that is not there.
+func (r *Registry) Reach(id rbee.HiveID) (Target, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hives[id]
+	if h == nil || h.about == nil {
+		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "there is no hive %s in the colony", id).Suggest("list the hives with 'rbee status'")
+	}
+	if h.lost {
+		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "the hive %s is lost: nothing is heard of it", h.about.Name).
+			Suggest("see whether its machine and its network are up")
+	}
+	t := Target{Base: strings.TrimRight(h.about.URL, "/"), Key: h.about.Key}
+	near := r.cfg.Machine != "" && h.about.Machine == r.cfg.Machine
+	u, err := url.Parse(t.Base)
+	switch {
+	case near, err == nil && u.Scheme == "https":
+		t.Transport = h.link.directly()
+	case h.link.tunnel != nil:
+		t.Base, t.Transport = "http://localhost", h.link.tunnel // at the other end that is the hive
+	case err != nil || loopback(u.Hostname()):
+		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "the hive %s cannot be reached: its address is %s, and it has not dialled this queen", h.about.Name, h.about.URL).
+			Suggest("have it listen on its network with hive.addr and hive.key, or let it join by the token of this queen")
+	default:
+		t.Transport = h.link.directly()
+	}
+	return t, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+func (l *link) directly() *http.Transport {
+	if l.direct == nil {
+		l.direct = &http.Transport{ // Proxy is none: hives are never behind the proxy of the web
+			DialContext:         (&net.Dialer{Timeout: dialTime, KeepAlive: dialTime}).DialContext,
+			TLSHandshakeTimeout: dialTime,
+			MaxIdleConnsPerHost: idleConns,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+		}
+	}
+	return l.direct
+}
+
+// drop closes what nobody uses. The tunnel stays: it may be that of a hive that
+// comes back, or of its next process.
+func (l *link) drop() {
+	if l.direct != nil {
+		l.direct.CloseIdleConnections()
+		l.direct = nil
+	}
+}
+
+// end is drop, and closes the tunnel.
+func (l *link) end() {
+	l.drop()
+	if l.tunnel != nil {
+		_ = l.tunnel.Close() // it may be closed
+		l.tunnel = nil
+	}
+}
+
+// Tunnel takes over a connection that a hive dialled to be reached by, and
+// returns when it is of no use any more.
+func (r *Registry) Tunnel(id rbee.HiveID, conn net.Conn) {
+	t := tunnel.New(conn)
+	r.mu.Lock()
+	h := r.known(id)
+	old := h.link.tunnel
+	h.link.tunnel = t
+	r.mu.Unlock()
+	if old != nil {
+		_ = old.Close() // it may be closed
+	}
+	r.change()
+	<-t.Done()
+	r.mu.Lock()
+	if h.link.tunnel == t {
+		h.link.tunnel = nil
+	}
+	r.mu.Unlock()
+}
+
+// close ends what leads to the hives.
+func (r *Registry) close() {
+	r.feed.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, h := range r.hives {
+		h.link.end()
+	}
+}

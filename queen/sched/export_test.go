@@ -1,0 +1,4 @@
+package sched
+
+// Hives are those of the snapshot.
+func (s *Snapshot) Hives() []*Hive { return s.hives }
