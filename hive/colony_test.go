@@ -221,6 +221,9 @@ func TestPrefixesAndSpeedsAreToldAfterRequests(t *testing.T) {
 		w := q.now.Workers[0]
 		return w.PrefillPerSec > 0 && w.RequestMS > 0 && w.QueueCapacity > 0 && w.SlotsBusy == 0
 	})
+	q.sees("how fast the next one is going to be", func() bool {
+		return slices.ContainsFunc(q.about.Models, func(m rbee.ColonyModel) bool { return m.PrefillPerSec > 0 })
+	})
 	other := fmt.Sprintf(chatBody, strings.Repeat("Tell me of bees. ", 32)+strings.Repeat("And of wasps. ", 20))
 	status, reply, _ = r.raw(http.MethodPost, "/v1/workers/"+string(worker)+"/v1/chat/completions", other)
 	if status != http.StatusOK {

@@ -98,7 +98,8 @@ func (o *outlook) model(ctx context.Context, row rbee.Model, where place, hold r
 	h := o.hive
 	m := rbee.ColonyModel{
 		ModelRef: row.Ref(), SizeBytes: row.SizeBytes, Digest: row.SHA256, Quantisation: row.Quantisation, ContextLength: row.ContextLength,
-		LoadMS: h.loadTime(row.Ref(), row.SizeBytes).Milliseconds(),
+		LoadMS:        h.loadTime(row.Ref(), row.SizeBytes).Milliseconds(),
+		PrefillPerSec: roughly(h.traffic.prefillOf(row.Ref())),
 	}
 	refuse := func(why error) rbee.ColonyModel {
 		m.Verdict, m.Reason = rbee.VerdictRefuse, rbee.AsError(why).Message

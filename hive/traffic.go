@@ -28,6 +28,7 @@ type traffic struct {
 	mu      sync.Mutex
 	workers map[rbee.WorkerID]*usage
 	loads   map[rbee.ModelRef]time.Duration // the last of each model
+	prefill map[rbee.ModelRef]float64       // prompt tokens per second, as measured last
 	weighed map[string]int                  // loads that were measured, by the name of a model's bytes
 	used    chan struct{}                   // rung by the end of each request
 }
@@ -42,7 +43,10 @@ type usage struct {
 }
 
 func newTraffic() *traffic {
-	return &traffic{workers: map[rbee.WorkerID]*usage{}, loads: map[rbee.ModelRef]time.Duration{}, weighed: map[string]int{}, used: make(chan struct{}, 1)}
+	return &traffic{
+		workers: map[rbee.WorkerID]*usage{}, loads: map[rbee.ModelRef]time.Duration{}, prefill: map[rbee.ModelRef]float64{},
+		weighed: map[string]int{}, used: make(chan struct{}, 1),
+	}
 }
 
 // of needs t.mu.
@@ -78,6 +82,24 @@ func (t *traffic) loadOf(ref rbee.ModelRef) (time.Duration, bool) {
 	defer t.mu.Unlock()
 	d, ok := t.loads[ref]
 	return d, ok
+}
+
+// prefillOf is how fast workers of a model computed prompts last; 0 for unknown.
+func (t *traffic) prefillOf(ref rbee.ModelRef) float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.prefill[ref]
+}
+
+// measuredAt notes what a worker was measured to do.
+func (t *traffic) measuredAt(w rbee.Worker, list rbee.SlotList) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	u := t.of(w.ID)
+	u.speed, u.queue = list.Speed, list.QueueSize
+	if list.Speed.PrefillPerSec > 0 {
+		t.prefill[w.ModelRef] = list.Speed.PrefillPerSec
+	}
 }
 
 func (t *traffic) loaded(w rbee.Worker) {
@@ -215,7 +237,7 @@ func (h *Hive) askSpeeds(ctx context.Context, calls map[rbee.WorkerID]*client.Cl
 			calls[w.ID] = client.New(to.URL, client.Key(to.Key))
 		}
 		call := calls[w.ID]
-		all.Go(func() { h.askSpeed(ctx, w.ID, call) })
+		all.Go(func() { h.askSpeed(ctx, w, call) })
 	}
 	all.Wait()
 	h.traffic.keep(live)
@@ -227,15 +249,15 @@ func (h *Hive) askSpeeds(ctx context.Context, calls map[rbee.WorkerID]*client.Cl
 	}
 }
 
-func (h *Hive) askSpeed(ctx context.Context, id rbee.WorkerID, call *client.Client) {
-	h.traffic.with(id, func(u *usage) { u.asked = true }) // a request that ends meanwhile asks again
+func (h *Hive) askSpeed(ctx context.Context, w rbee.Worker, call *client.Client) {
+	h.traffic.with(w.ID, func(u *usage) { u.asked = true }) // a request that ends meanwhile asks again
 	ctx, cancel := context.WithTimeout(ctx, slotsTime)
 	defer cancel()
 	list, err := call.Slots(ctx)
 	if err != nil {
-		h.log.DebugContext(ctx, "a worker does not say what its slots do", "worker", id, "err", err)
+		h.log.DebugContext(ctx, "a worker does not say what its slots do", "worker", w.ID, "err", err)
 		return
 	}
-	h.traffic.with(id, func(u *usage) { u.speed, u.queue = list.Speed, list.QueueSize })
+	h.traffic.measuredAt(w, list)
 	h.member.Used()
 }
