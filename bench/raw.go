@@ -20,14 +20,11 @@ type rawEngine struct {
 // batchTokens is how many tokens are computed at once, as in a worker.
 const batchTokens = 512
 
-// What a worker's context has beside the sequences of its slots (params.go of
-// worker/engine/llamacpp): those that are kept and one to pad batches with, and
-// rows of logits for drafts. Both decide what llama.cpp reserves, and so how fast
-// it is: a context without them would be another yardstick.
-const (
-	keptSequences = 32
-	maxDraft      = 16
-)
+// maxDraft is how many rows of logits a worker's context has for drafts (params.go
+// of worker/engine/llamacpp). It decides what llama.cpp reserves, and so how fast it
+// is: a context without them would be another yardstick. As in a worker with room for
+// it each sequence has KV cells of its own, with which the raw engine is faster, too.
+const maxDraft = 16
 
 // loadRaw loads a model and blocks until it could decode.
 func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, error) {
@@ -43,9 +40,8 @@ func loadRaw(libDir, path string, slots, kvTokens, threads int) (*rawEngine, err
 		return nil, fmt.Errorf("cannot load %s: %w", path, err)
 	}
 	cp := llama.ContextDefaultParams()
-	cp.NCtx, cp.KVUnified, cp.NoPerf = uint32(kvTokens), 1, 1
-	cp.NSeqMax = uint32(min(1+slots+keptSequences, int(llama.MaxParallelSequences())))
-	cp.NOutputsMax = max(cp.NSeqMax, uint32(slots+maxDraft))
+	cp.NCtx, cp.KVUnified, cp.NSeqMax, cp.NoPerf = uint32(kvTokens), 0, uint32(slots), 1
+	cp.NOutputsMax = uint32(slots + maxDraft)
 	cp.NBatch, cp.NUbatch = batchTokens, batchTokens
 	cp.NThreads, cp.NThreadsBatch = int32(threads), int32(threads)
 	ctx, err := llama.InitFromModel(model, cp)

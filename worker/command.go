@@ -141,7 +141,7 @@ func command(ctx context.Context, p Process, e Engine, begun func()) *cobra.Comm
 	set.StringVar(&f.callbackURL, "callback-url", "", "the hive's "+readyPath+", called once the worker answers")
 	set.IntVar(&f.slots, "slots", engine.DefaultSlots, "requests served in parallel")
 	set.IntVar(&f.context, "context", 0, "longest prompt plus answer of one request, in tokens (default the model's, at most "+strconv.Itoa(engine.DefaultMaxContext)+")")
-	set.IntVar(&f.kvTokens, "kv-tokens", 0, "KV cells that all slots share (default the context)")
+	set.IntVar(&f.kvTokens, "kv-tokens", 0, "KV cells of all slots together (default the context); on a CPU slots times context is divided among them")
 	set.IntVar(&f.threads, "threads", 0, "compute threads (default one less than the CPUs)")
 	set.IntVar(&f.queue, "queue", DefaultQueue, "requests that may wait for a slot")
 	set.DurationVar(&f.loadTimeout, "load-timeout", DefaultLoadTimeout, "give up a load that shows no progress for so long")

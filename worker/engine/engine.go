@@ -30,7 +30,7 @@ type Options struct {
 	Device    rbee.DeviceID // default the first of the backend
 	Slots     int           // requests served in parallel, default 4
 	Context   int           // longest prompt plus answer of one request in tokens, default the trained context, at most 8192
-	KVTokens  int           // KV cells that all slots share, at least Context, default Context
+	KVTokens  int           // KV cells that all slots share, at least Context, default Context; enough for Slots times Context may be divided among them
 	Threads   int           // compute threads, default one less than the CPUs, at least 1
 	Queue     int           // requests that may wait for a slot
 	Logger    *slog.Logger  // default discards

@@ -59,10 +59,12 @@ type Engine struct {
 	padding  int         // rows of the batch that are such
 	outputs  int         // rows of logits that a batch may ask for
 	book     *slots.Book
-	noReuse  bool // prompts are computed anew
-	alone    bool // each sequence has batches and KV cells of its own
-	keepsAll bool // nothing is packed to make steps shorter
-	whole    bool // sequences can't be shared or cut
+	cells    cells // the memory of the book
+	apart    bool  // each sequence has cells of its own
+	noReuse  bool  // prompts are computed anew
+	alone    bool  // each sequence has batches and KV cells of its own
+	keepsAll bool  // nothing is packed to make steps shorter
+	whole    bool  // sequences can't be shared or cut
 	count    engine.Stats
 
 	active     []*sequence // those with a slot, in the order of their coming in

@@ -18,6 +18,11 @@
 // recurrent ones and those with a sliding window, can only go on with a text that
 // ended: it is then computed once, and never wrongly.
 //
+// On a CPU each row of a batch passes over all cells that sequences share. With enough
+// of them for the whole context in each slot, each has cells of its own: what others
+// hold then costs nothing, beginnings are copied, what ended stays where it is until
+// its slot is needed, and is then packed. See liesApart.
+//
 // Logits of reused cells are those of computed ones to the last bit. But a model
 // in floating point, and flash attention above all, rounds otherwise when a batch
 // has another shape or the cells are in other places, and both depend on what else
@@ -122,6 +127,7 @@ func (e *Engine) load(
 		return err
 	}
 	e.whole = whole(e.model)
+	e.apart = liesApart(o, e.whole)
 	if err := e.loadDraft(ctx, o, device); err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package llamacpp_test
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -34,6 +36,16 @@ func write(t testing.TB, content []byte) string {
 }
 
 func TestContract(t *testing.T) { enginetest.Run(t, llamacpp.Load, options(t)) }
+
+func TestContractWithKVCellsForEachSlot(t *testing.T) {
+	load := func(ctx context.Context, o engine.Options, progress func(rbee.LoadProgress)) (engine.Engine, error) {
+		if o.KVTokens == 0 && o.Context%256 == 0 {
+			o.KVTokens = o.Slots * cmp.Or(o.Context, 1024) // what bee-tiny was trained with
+		}
+		return llamacpp.Load(ctx, o, progress)
+	}
+	enginetest.Run(t, load, options(t))
+}
 
 func TestBrokenModelsAreRefusedWithTheReason(t *testing.T) {
 	whole := models.BeeTiny()

@@ -26,18 +26,7 @@ func (e *Engine) makeSlots(o engine.Options) {
 	if e.whole {
 		e.maxDraft = 0 // wrong guesses could not be taken back
 	}
-	n := sequences(o, e.whole)
-	packed := max(0, o.PrefixMemory)
-	if e.whole || e.noReuse {
-		packed = 0
-	}
-	e.keepsAll = packed == 0
-	if !e.whole && !e.alone {
-		n--
-		e.scratch = llama.SeqId(n)
-		e.pads = e.turns
-	}
-	e.book = slots.NewBook(n, e.info.KVTokens, (*cells)(e), e.whole || e.noReuse, packed)
+	e.makeBook(o)
 	e.pieces = make([][]byte, e.info.Vocab)
 	e.ends = make([]bool, e.info.Vocab)
 	for t := range e.info.Vocab {
@@ -55,6 +44,30 @@ func (e *Engine) makeSlots(o engine.Options) {
 	e.abortID = e.lib.next.Add(1)
 	e.lib.watched.Store(e.abortID, e.abandoned)
 	e.publish()
+}
+
+// makeBook says how sequences lie in the KV cache.
+func (e *Engine) makeBook(o engine.Options) {
+	n := sequences(o, e.whole)
+	packed := max(0, o.PrefixMemory)
+	if e.whole || e.noReuse {
+		packed = 0
+	}
+	if e.apart {
+		e.keepsAll = true // it is in nobody's way
+		each := e.info.KVTokens / n
+		cells := &apart{Engine: e, each: each, limit: max(packed, leastState)}
+		e.cells, e.book = cells, slots.NewBookApart(n, each, cells, packed)
+		return
+	}
+	e.keepsAll = packed == 0
+	if !e.whole && !e.alone {
+		n--
+		e.scratch = llama.SeqId(n)
+		e.pads = e.turns
+	}
+	e.cells = unified{e}
+	e.book = slots.NewBook(n, e.info.KVTokens, e.cells, e.whole || e.noReuse, packed)
 }
 
 // forgetCells empties the KV cache and forgets where the next cell was to be.
@@ -105,7 +118,7 @@ func (e *Engine) gather() bool {
 // fill makes the batch of the next step and returns how many tokens it has.
 func (e *Engine) fill() int {
 	_ = e.batch.Clear() // never fails
-	e.computed = e.computed[:0]
+	e.computed, e.padding = e.computed[:0], 0
 	if e.alone {
 		return e.fillAlone()
 	}
@@ -145,18 +158,14 @@ func (e *Engine) fill() int {
 	}
 	if streams {
 		e.propose(rows, !prompts)
-		for _, seq := range e.active {
-			if seq.decoding() && !seq.blocked() {
-				e.addDecode(seq)
-			}
-		}
+		e.cells.rows(e.ready())
 		if prompts {
 			e.fillPrompts(filling, rows)
 		}
 	}
 	// What is available may be taken by what is only kept.
 	e.book.Room(int(e.batch.NTokens))
-	e.pad(streams)
+	e.cells.pad(streams)
 	if e.batch.NTokens == 0 && len(filling) > 0 && len(e.active) > 1 {
 		// Readers that are behind hold the KV cells that others wait for.
 		if !e.passTurn() {
@@ -193,17 +202,22 @@ func (e *Engine) youngest() *sequence {
 // token, if it must by putting back the youngest, and returns how many do.
 func (e *Engine) makeRoom() int {
 	for {
-		rows := 0
-		for _, seq := range e.active {
-			if seq.decoding() && !seq.blocked() {
-				rows++
-			}
-		}
+		rows := len(e.ready())
 		if e.book.Room(rows) || len(e.active) < 2 {
 			return rows
 		}
 		e.putBack(e.youngest())
 	}
+}
+
+// ready lists the sequences that decode.
+func (e *Engine) ready() (list []*sequence) {
+	for _, seq := range e.active {
+		if seq.decoding() && !seq.blocked() {
+			list = append(list, seq)
+		}
+	}
+	return list
 }
 
 // addDecode puts a sequence's last token into the batch, and what may follow it.
@@ -215,25 +229,6 @@ func (e *Engine) addDecode(seq *sequence) {
 	for i, t := range seq.draft {
 		e.add(t, seq.fed+i, seq, true)
 	}
-}
-
-// pad adds rows that nobody needs where that makes a step shorter: see rowBlock.
-func (e *Engine) pad(streams bool) {
-	tokens := int(e.batch.NTokens)
-	n := -tokens & (rowBlock - 1)
-	e.padding = 0
-	switch {
-	case !e.pads || n == 0 || tokens == 0 || tokens+n > batchTokens:
-		return
-	case streams && !e.pace.times.padding(tokens), !streams && n == rowBlock-1:
-		return // the rows would take longer
-	case !e.book.Room(tokens + n):
-		return
-	}
-	for i := range n {
-		_ = e.batch.Add(0, llama.Pos(i), []llama.SeqId{e.scratch}, false)
-	}
-	e.padding = n
 }
 
 // short is how many of those whose prompts are to be computed are soon done.
@@ -259,7 +254,8 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 			long, all = 0, 0
 		}
 	}
-	begin := int(e.batch.NTokens)
+	begin, taken := int(e.batch.NTokens), 0
+	var pieces []piece
 	e.pace.shares++
 	slices.SortStableFunc(filling, func(a, b *sequence) int {
 		if e.pace.shares%4 == 0 {
@@ -273,7 +269,6 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 			limit = all
 			e.pace.shortHad = true
 		}
-		taken := int(e.batch.NTokens) - begin
 		if taken == 0 && seq.short && seq.rest() <= limit+limit/2 {
 			limit = seq.rest() // rather than leave a little
 		}
@@ -281,21 +276,29 @@ func (e *Engine) fillPrompts(filling []*sequence, streams int) {
 		if seq.held == nil || n < 1 {
 			continue // put back, or no room in this step
 		}
-		if over := (int(e.batch.NTokens) + n) % rowBlock; n < seq.rest() && n > over {
+		if over := (begin + taken + n) % rowBlock; n < seq.rest() && n > over {
 			n -= over
 		}
-		seq.row = -1
-		seq.draft = seq.draft[:0]
-		for range n {
-			wanted := seq.rest() == 1
-			if wanted {
-				seq.row = e.batch.NTokens
-			}
-			e.add(seq.tokens[seq.fed], seq.fed, seq, wanted)
-			seq.fed++
-		}
-		e.computed = append(e.computed, seq)
+		pieces = append(pieces, piece{seq, n})
+		taken += n
 	}
+	e.cells.prompts(pieces)
+}
+
+// addPiece puts some of a prompt into the batch.
+func (e *Engine) addPiece(p piece) {
+	seq := p.seq
+	seq.row = -1
+	seq.draft = seq.draft[:0]
+	for range p.n {
+		wanted := seq.rest() == 1
+		if wanted {
+			seq.row = e.batch.NTokens
+		}
+		e.add(seq.tokens[seq.fed], seq.fed, seq, wanted)
+		seq.fed++
+	}
+	e.computed = append(e.computed, seq)
 }
 
 func (e *Engine) add(t engine.Token, position int, seq *sequence, logits bool) {
@@ -325,9 +328,7 @@ func (e *Engine) compute() {
 
 	e.pace.start()
 	code, err := e.decode()
-	if e.padding > 0 {
-		(*cells)(e).Cut(int(e.scratch), 0)
-	}
+	e.cells.unpad()
 	if err != nil || code != 0 {
 		e.giveUp(code)
 		return

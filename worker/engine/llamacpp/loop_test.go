@@ -207,11 +207,11 @@ func TestPromptsAndStreamsTakeTurns(t *testing.T) {
 // noMemory is a KV cache without a model.
 type noMemory struct{}
 
-func (noMemory) Share(int, int, int) {}
-func (noMemory) Cut(int, int)        {}
+func (noMemory) Share(int, int, int) bool { return true }
+func (noMemory) Cut(int, int)             {}
 
 func (noMemory) Pack(int, int, int, func(int) []byte) []byte { return nil }
-func (noMemory) Unpack([]byte, int, int, int) bool           { return false }
+func (noMemory) Unpack([]slots.Parcel, int) int              { return 0 }
 
 // still is an engine whose loop does not run; nothing is computed.
 func still(t *testing.T) *Engine {
@@ -224,7 +224,7 @@ func still(t *testing.T) *Engine {
 		info: engine.Info{Slots: 4, Vocab: 1000}, spareSlots: []int{3, 2, 1, 0},
 		wake: make(chan struct{}, 1), outputs: 4 + maxDraft, maxDraft: maxDraft, queue: 100,
 	}
-	e.doing = make([]engine.SlotInfo, 4)
+	e.cells, e.doing = unified{e}, make([]engine.SlotInfo, 4)
 	t.Cleanup(func() { _ = llama.BatchFree(e.batch) })
 	return e
 }

@@ -18,7 +18,7 @@ const keptSequences = 32
 // that are kept, and one to pad batches with. Where one takes memory whether it is
 // used or not there is none beside the slots.
 func sequences(o engine.Options, whole bool) int {
-	if whole || o.Reproducible {
+	if whole || o.Reproducible || liesApart(o, whole) {
 		return o.Slots
 	}
 	return min(1+o.Slots+keptSequences, int(llama.MaxParallelSequences()))
@@ -112,8 +112,8 @@ func contextParams(o engine.Options, whole bool) llama.ContextParams {
 	// llama.cpp wants one for each sequence.
 	params.NOutputsMax = max(params.NSeqMax, uint32(o.Slots+maxDraft))
 	params.KVUnified = 1 // sequences share all cells
-	if o.Reproducible {
-		params.KVUnified = 0 // each has the same ones whenever it runs
+	if o.Reproducible || liesApart(o, whole) {
+		params.KVUnified = 0 // each has its own, and the same ones whenever it runs
 	}
 	setCommon(&params, o)
 	return params

@@ -1,6 +1,7 @@
 package llamacpp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -36,6 +37,18 @@ func words(t testing.TB, e *Engine, shared, n int, kind string) []engine.Token {
 	return slices.Concat(begin[:shared], end[:n-shared])
 }
 
+// inEither runs a test with KV cells that all share and with some for each slot.
+func inEither(t *testing.T, test func(t *testing.T, change func(*engine.Options))) {
+	t.Run("shared cells", func(t *testing.T) { test(t, func(*engine.Options) {}) })
+	t.Run("cells for each slot", func(t *testing.T) { test(t, ownCells) })
+}
+
+// ownCells gives each slot as many KV cells as bee-tiny's context.
+func ownCells(o *engine.Options) {
+	o.Slots = cmp.Or(o.Slots, engine.DefaultSlots)
+	o.KVTokens = o.Slots * cmp.Or(o.Context, 1024)
+}
+
 func ask(t testing.TB, e *Engine, r engine.Request) (engine.Result, []engine.Token) {
 	t.Helper()
 	var out []engine.Token
@@ -49,8 +62,10 @@ func ask(t testing.TB, e *Engine, r engine.Request) (engine.Result, []engine.Tok
 	return result, out
 }
 
-func TestAPromptReusesWhatAnyOtherBeganWith(t *testing.T) {
-	e, fresh := loadTiny(t, nil), loadTiny(t, noReuse)
+func TestAPromptReusesWhatAnyOtherBeganWith(t *testing.T) { inEither(t, reusesWhatOthersBeganWith) }
+
+func reusesWhatOthersBeganWith(t *testing.T, change func(*engine.Options)) {
+	e, fresh := loadTiny(t, change), loadTiny(t, noReuse)
 	for _, c := range []struct {
 		name   string
 		tokens []engine.Token
@@ -77,7 +92,11 @@ func TestAPromptReusesWhatAnyOtherBeganWith(t *testing.T) {
 }
 
 func TestTheNextTurnOfAConversationComputesOnlyWhatIsNew(t *testing.T) {
-	e := loadTiny(t, nil)
+	inEither(t, nextTurnComputesWhatIsNew)
+}
+
+func nextTurnComputesWhatIsNew(t *testing.T, change func(*engine.Options)) {
+	e := loadTiny(t, change)
 	tokens := words(t, e, 40, 60, "sun")
 	for turn := range 4 {
 		result, out := ask(t, e, engine.Request{Tokens: tokens, MaxTokens: 20, IgnoreEOS: true})
@@ -102,10 +121,17 @@ func together(t testing.TB, e *Engine, requests []engine.Request) (results []eng
 }
 
 func TestRequestsThatArriveTogetherComputeTheirBeginningOnce(t *testing.T) {
+	inEither(t, computesBeginningOnce)
+}
+
+func computesBeginningOnce(t *testing.T, change func(*engine.Options)) {
 	const shared, suffix, n = 600, 20, 16
 	for _, slots := range []int{4, 16} {
 		t.Run(fmt.Sprint(slots, " slots"), func(t *testing.T) {
-			e := loadTiny(t, func(o *engine.Options) { o.Slots, o.Queue, o.KVTokens = slots, 64, 1024 })
+			e := loadTiny(t, func(o *engine.Options) {
+				o.Slots, o.Queue, o.KVTokens = slots, 64, 1024
+				change(o)
+			})
 			var requests []engine.Request
 			for i := range n {
 				kind := []string{"sun", "river", "and", "flower"}[i%4]
@@ -194,13 +220,18 @@ func TestTheYoungestIsPutBackAndNobodyFails(t *testing.T) {
 
 // TestNothingLeaks ends thousands of requests in all ways, at random moments.
 // RBEE_STRESS_REQUESTS sets how many.
-func TestNothingLeaks(t *testing.T) {
+func TestNothingLeaks(t *testing.T) { inEither(t, nothingLeaks) }
+
+func nothingLeaks(t *testing.T, change func(*engine.Options)) {
 	count := 2000
 	if n, err := strconv.Atoi(os.Getenv("RBEE_STRESS_REQUESTS")); err == nil {
 		count = n
 	}
 	before := goleak.IgnoreCurrent()
-	e := loadTiny(t, func(o *engine.Options) { o.Slots, o.Queue, o.KVTokens = 6, 6, 1024 })
+	e := loadTiny(t, func(o *engine.Options) {
+		o.Slots, o.Queue, o.KVTokens = 6, 6, 1024
+		change(o)
+	})
 	kinds := []string{"sun", "river", "and", "flower"}
 	var prompts [][]engine.Token
 	random := rand.New(rand.NewPCG(1, 3))
@@ -228,7 +259,10 @@ func TestNothingLeaks(t *testing.T) {
 		t.Errorf("something is still taken: %+v", s)
 	}
 	// The loop sleeps now.
-	for id := range llama.SeqId(6 + keptSequences) {
+	for id := range llama.SeqId(sequences(e.options, false)) {
+		if id == e.scratch && !e.apart {
+			continue
+		}
 		if last, err := llama.MemorySeqPosMax(e.memory, id); err != nil || int(last) != e.book.Holds(int(id))-1 {
 			t.Errorf("sequence %d ends at %d in llama.cpp, and should hold %d tokens, %v", id, last, e.book.Holds(int(id)), err)
 		}
@@ -270,8 +304,13 @@ func endSomehow(t *testing.T, e *Engine, r engine.Request, random *rand.Rand) {
 	}
 }
 
-func TestAnswersBesideCancelsAreThoseAlone(t *testing.T) {
-	e := loadTiny(t, func(o *engine.Options) { o.Slots, o.Queue, o.KVTokens = 4, 16, 1024 })
+func TestAnswersBesideCancelsAreThoseAlone(t *testing.T) { inEither(t, answersBesideCancels) }
+
+func answersBesideCancels(t *testing.T, change func(*engine.Options)) {
+	e := loadTiny(t, func(o *engine.Options) {
+		o.Slots, o.Queue, o.KVTokens = 4, 16, 1024
+		change(o)
+	})
 	r := engine.Request{Prompt: "Once upon a time", MaxTokens: 60, IgnoreEOS: true, Logprobs: true, TopLogprobs: 5}
 	want, top := withTop(t, e, r)
 	besideCancels(t, e, func() {

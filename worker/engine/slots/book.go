@@ -8,16 +8,24 @@ import (
 // Memory is the KV cache that a Book keeps the books of. Sequences have
 // numbers; what they hold is a run of positions from 0.
 type Memory interface {
-	// Share gives the empty sequence to the first n positions of from, without copying them.
-	Share(from, to, n int)
+	// Share gives the empty sequence to the first n positions of from: the same cells,
+	// or copies where sequences lie apart. It is false if it can't.
+	Share(from, to, n int) bool
 	// Cut removes the positions from n on; n 0 removes all.
 	Cut(seq, n int)
 	// Pack copies what a sequence has of the positions [from, to) out of the KV
 	// cache, into memory that it asks for; nil if it can't.
 	Pack(seq, from, to int, memory func(bytes int) []byte) []byte
-	// Unpack adds the positions [from, to) of what was packed to a sequence that
-	// has those before. All that was packed has room in the KV cache. It is false if it can't.
-	Unpack(data []byte, seq, from, to int) bool
+	// Unpack adds parcels, which follow one another, to a sequence that has the
+	// positions before the first, and returns how many it has then. Each parcel has room
+	// in the KV cache as a whole.
+	Unpack(parcels []Parcel, seq int) int
+}
+
+// Parcel is what Pack made, and the positions that are wanted of it.
+type Parcel struct {
+	Data     []byte
+	From, To int
 }
 
 // Book knows which tokens each sequence of a KV cache holds, and in how many
@@ -29,6 +37,7 @@ type Memory interface {
 type Book struct {
 	memory Memory
 	whole  bool // sequences can neither be shared nor cut, only continued
+	apart  bool // each sequence has cells of its own: see NewBookApart
 	refs   []uint16
 	live   []uint16 // of refs, those of running sequences
 	free   []int32  // cells
@@ -104,7 +113,7 @@ func (b *Book) best(tokens []int32, kind uint64) (from *Held, n int) {
 			continue
 		}
 		c := Common(h.tokens, most)
-		if b.whole && (h.running || c < len(h.tokens)) {
+		if b.whole && (h.running || c < len(h.tokens)) || b.apart && c*worthCopying < len(h.tokens) {
 			continue
 		}
 		if c > n || c == n && c > 0 && !h.running && h.touched > from.touched {
@@ -172,19 +181,25 @@ func (b *Book) Fits(tokens []int32, kind uint64, more, promised int) bool {
 // was kept is needed for it. Only sequences of one kind can reuse what the others
 // hold: for those of another kind the same tokens have other keys and values.
 func (b *Book) Start(tokens []int32, kind uint64) *Held {
-	if len(b.spare) == 0 {
+	if len(b.spare) == 0 || b.apart {
 		from, n := b.best(tokens, kind)
 		if from != nil {
 			b.touch(from)
 		}
 		old := b.oldest()
-		if old == from && from != nil {
+		switch {
+		case from == nil || from.running:
+		case len(b.spare) == 0 && old == from, b.apart && n+worthKeeping > from.Len():
 			b.Cut(from, n)
 			from.running, from.tokens = true, tokens[:n]
 			b.mark(from.cells, 1)
 			return from
 		}
-		b.putAway(old, len(old.cells))
+		if b.apart {
+			b.place()
+		} else {
+			b.putAway(old, len(old.cells))
+		}
 	}
 	h := &Held{ID: b.spare[len(b.spare)-1], kind: kind, running: true}
 	b.spare = b.spare[:len(b.spare)-1]
@@ -199,9 +214,14 @@ func (b *Book) Reuse(h *Held, tokens []int32) int {
 	if h.Len() > 0 {
 		return h.Len()
 	}
-	if from, n := b.best(tokens, h.kind); n > 0 {
-		b.share(from, h, n)
-		h.tokens = tokens[:n]
+	from, n := b.best(tokens, h.kind)
+	if b.apart && n > 0 {
+		if _, packed := b.shelf.best(tokens[:len(tokens)-1], h.kind); packed >= n+worthKeeping {
+			n = 0 // it has all of it, and a copy would be in vain
+		}
+	}
+	if n > 0 {
+		b.share(from, h, tokens[:n])
 	}
 	if !b.whole {
 		b.unpack(h, tokens)
@@ -209,18 +229,25 @@ func (b *Book) Reuse(h *Held, tokens []int32) int {
 	return h.Len()
 }
 
-func (b *Book) share(from, h *Held, n int) {
+func (b *Book) share(from, h *Held, tokens []int32) {
 	b.touch(from)
 	if b.whole {
 		h.ID, from.ID = from.ID, h.ID
 		h.cells, from.cells = from.cells, nil
-		from.tokens = nil
+		h.tokens, from.tokens = tokens, nil
 		b.mark(h.cells, 1)
 		b.remove(from)
 		return
 	}
-	b.memory.Share(from.ID, h.ID, n)
-	h.cells = append(h.cells[:0], from.cells[:n]...)
+	switch {
+	case !b.memory.Share(from.ID, h.ID, len(tokens)):
+		return
+	case b.apart:
+		b.Grow(h, tokens)
+		return
+	}
+	h.tokens = tokens
+	h.cells = append(h.cells[:0], from.cells[:len(tokens)]...)
 	for _, c := range h.cells {
 		b.refs[c]++
 	}
@@ -236,20 +263,26 @@ func (b *Book) unpack(h *Held, tokens []int32) {
 	list := path(last)
 	b.shelf.touch(list)
 	// A parcel is unpacked whole. To make room may cost the shelf others.
-	if !b.Room(n - h.Len() + parcelTokens) {
+	if !b.apart && !b.Room(n-h.Len()+parcelTokens) {
 		return
 	}
+	var parcels []Parcel
+	at := h.Len()
 	for i, p := range list {
 		to := n
 		if i+1 < len(list) {
 			to = list[i+1].from
 		}
-		if to <= h.Len() {
+		if to <= at {
 			continue
 		}
-		if p.data == nil || !b.memory.Unpack(p.data, h.ID, h.Len(), to) {
-			return
+		if p.data == nil {
+			break
 		}
+		parcels = append(parcels, Parcel{p.data, at, to})
+		at = to
+	}
+	if to := b.memory.Unpack(parcels, h.ID); to > h.Len() {
 		b.Grow(h, tokens[:to])
 	}
 }
@@ -336,6 +369,7 @@ const (
 	cutAtOnce    = 64 // tokens that are cut from the end of what is kept, so that it happens rarely
 	worthKeeping = 16 // tokens; what is shorter is dropped
 	worthSharing = 4
+	worthCopying = 64 // tokens that are copied as fast as one is computed, and faster
 )
 
 // oldest is the kept sequence that was not used for the longest time, nil if there is none.

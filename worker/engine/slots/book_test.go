@@ -14,17 +14,24 @@ type memory struct {
 	t     *testing.T
 	cells map[int][]*cell // by sequence
 	total int
+	apart bool
 }
 
 type cell struct{ token int32 }
 
 func newMemory(t *testing.T) *memory { return &memory{t: t, cells: map[int][]*cell{}, total: 10_000} }
 
-func (m *memory) Share(from, to, n int) {
+func (m *memory) Share(from, to, n int) bool {
 	if len(m.cells[to]) > 0 || n > len(m.cells[from]) {
 		m.t.Errorf("%d of %d cells are shared with a sequence of %d", n, len(m.cells[from]), len(m.cells[to]))
 	}
 	m.cells[to] = slices.Clone(m.cells[from][:n])
+	if m.apart {
+		for i, c := range m.cells[to] {
+			m.cells[to][i] = &cell{c.token}
+		}
+	}
+	return true
 }
 
 func (m *memory) Cut(seq, n int) { m.cells[seq] = m.cells[seq][:min(n, len(m.cells[seq]))] }
@@ -38,18 +45,20 @@ func (m *memory) Pack(seq, from, to int, memory func(int) []byte) []byte {
 	return data
 }
 
-func (m *memory) Unpack(data []byte, seq, from, to int) bool {
-	at := int(binary.LittleEndian.Uint32(data))
-	if len(m.cells[seq]) != from || at > from || to > at+len(data)/4-1 {
-		m.t.Errorf("[%d, %d) of %d tokens from %d on is unpacked into a sequence of %d", from, to, len(data)/4-1, at, len(m.cells[seq]))
+func (m *memory) Unpack(parcels []slots.Parcel, seq int) int {
+	for _, p := range parcels {
+		at, n := int(binary.LittleEndian.Uint32(p.Data)), len(p.Data)/4-1
+		if len(m.cells[seq]) != p.From || at > p.From || p.To > at+n {
+			m.t.Errorf("[%d, %d) of %d tokens from %d on is unpacked into a sequence of %d", p.From, p.To, n, at, len(m.cells[seq]))
+		}
+		if room := m.total - m.used(); room < n && !m.apart {
+			m.t.Errorf("there are %d cells for a parcel of %d", room, n)
+		}
+		for i := p.From; i < p.To; i++ {
+			m.cells[seq] = append(m.cells[seq], &cell{int32(binary.LittleEndian.Uint32(p.Data[4*(1+i-at):]))})
+		}
 	}
-	if room := m.total - m.used(); room < len(data)/4-1 {
-		m.t.Errorf("there are %d cells for a parcel of %d", room, len(data)/4-1)
-	}
-	for i := from; i < to; i++ {
-		m.cells[seq] = append(m.cells[seq], &cell{int32(binary.LittleEndian.Uint32(data[4*(1+i-at):]))})
-	}
-	return true
+	return len(m.cells[seq])
 }
 
 // compute does what a batch would: it adds what the sequence lacks of the tokens.
@@ -284,17 +293,27 @@ func TestTheBooksAgreeWithTheMemory(t *testing.T) {
 	t.Run("parts", func(t *testing.T) { simulate(t, false, 0) })
 	t.Run("whole", func(t *testing.T) { simulate(t, true, 0) })
 	t.Run("packed", func(t *testing.T) { simulate(t, false, 2000) })
+	for name, bytes := range map[string]int{"apart": 0, "apart, packed": 2000} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory(t)
+			m.apart, m.total = true, 5*200
+			simulateOn(t, m, slots.NewBookApart(5, 200, m, bytes), false)
+		})
+	}
 }
 
 func simulate(t *testing.T, whole bool, bytes int) {
-	const total = 400
 	m := newMemory(t)
-	m.total = total
+	m.total = 400
 	sequences := 12
 	if whole {
 		sequences = 4
 	}
-	b := slots.NewBook(sequences, total, m, whole, bytes)
+	simulateOn(t, m, slots.NewBook(sequences, m.total, m, whole, bytes), whole)
+}
+
+func simulateOn(t *testing.T, m *memory, b *slots.Book, whole bool) {
+	total := m.total
 	type request struct {
 		h      *slots.Held
 		tokens []int32
@@ -319,10 +338,12 @@ func simulate(t *testing.T, whole bool, bytes int) {
 			running = append(running, r)
 		case what < 7 && len(running) > 0:
 			r := running[random.IntN(len(running))]
-			if b.Room(5) {
+			if len(r.tokens) < 150 && b.Room(5) {
 				r.tokens = append(slices.Clone(r.tokens), text(5, 0, random.Int32N(9))...)
 				m.compute(b, r.h, r.tokens)
 			}
+		case m.apart && random.IntN(4) == 0:
+			b.Close()
 		case what == 7 && len(running) > 0 && !whole:
 			r := running[random.IntN(len(running))]
 			r.tokens = r.tokens[:1+random.IntN(len(r.tokens))]
