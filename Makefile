@@ -46,6 +46,10 @@ demo-models: build ## a model pulled from a hub of its own, resumed, verified, a
 	go build -trimpath -o bin/ ./internal/hub/hubtest/fakehub
 	@tools/demo-models.sh
 
+.PHONY: demo-colony
+demo-colony: engine ## a queen and two hives on this machine, a story from each, and nothing left
+	@tools/demo-colony.sh
+
 .PHONY: check
 check: lint generated race ## format, vet, lint, dead code, other systems, generated files, race tests
 
@@ -60,7 +64,7 @@ lint: $(TOOLS)
 
 .PHONY: test
 test: engine ## all tests; those of the packages come from Go's cache after 'make check'
-	@tools/system.sh gcc
+	@tools/system.sh gcc sshd
 	@failed=; \
 	$(RACE) go test $(TESTFLAGS) $(UNIT) || failed=yes; \
 	$(RACE) go test $(TESTFLAGS) ./e2e || failed=yes; \
@@ -73,7 +77,7 @@ race: engine
 
 .PHONY: e2e
 e2e: engine ## the tests of the four real programs, killed in every way
-	@tools/system.sh gcc
+	@tools/system.sh gcc sshd
 	$(RACE) go test $(TESTFLAGS) ./e2e
 
 .PHONY: bench

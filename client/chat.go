@@ -63,6 +63,11 @@ type chatChunk struct {
 		} `json:"delta"`
 		Finish string `json:"finish_reason"`
 	} `json:"choices"`
+	usageAndError
+}
+
+// usageAndError is what all events of OpenAI's streams may have.
+type usageAndError struct {
 	Usage *struct {
 		Prompt     int `json:"prompt_tokens"`
 		Completion int `json:"completion_tokens"`
@@ -77,17 +82,19 @@ type chatChunk struct {
 	} `json:"error"`
 }
 
+// usageOptions ask for the usage at the end of a stream.
+type usageOptions struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
 // Chat yields the answer to a conversation as it comes. Leaving the loop, or
 // ctx ending, stops the generation.
 func (c *Client) Chat(ctx context.Context, req ChatRequest) iter.Seq2[ChatEvent, error] {
-	type options struct {
-		IncludeUsage bool `json:"include_usage"`
-	}
 	body := struct {
 		ChatRequest
-		Stream  bool    `json:"stream"`
-		Options options `json:"stream_options"`
-	}{req, true, options{true}}
+		Stream  bool         `json:"stream"`
+		Options usageOptions `json:"stream_options"`
+	}{req, true, usageOptions{true}}
 	return func(yield func(ChatEvent, error) bool) {
 		for chunk, err := range stream[chatChunk](ctx, c, http.MethodPost, "/v1/chat/completions", body) {
 			if err == nil {
@@ -110,13 +117,18 @@ func (c chatChunk) event() ChatEvent {
 		first := c.Choices[0]
 		ev = ChatEvent{Content: first.Delta.Content, Reasoning: first.Delta.Reasoning + first.Delta.Reasoning2, Finish: first.Finish}
 	}
-	if u := c.Usage; u != nil {
-		ev.Usage = &ChatUsage{PromptTokens: u.Prompt, CompletionTokens: u.Completion, CachedTokens: u.Details.Cached}
-	}
+	ev.Usage = c.usage()
 	return ev
 }
 
-func (c chatChunk) failure() error {
+func (c usageAndError) usage() *ChatUsage {
+	if c.Usage == nil {
+		return nil
+	}
+	return &ChatUsage{PromptTokens: c.Usage.Prompt, CompletionTokens: c.Usage.Completion, CachedTokens: c.Usage.Details.Cached}
+}
+
+func (c usageAndError) failure() error {
 	if c.Error == nil {
 		return nil
 	}

@@ -28,6 +28,8 @@ type Client struct {
 	base string
 	key  string
 	http *http.Client
+
+	routed Routed
 }
 
 // Option changes a Client under construction.
@@ -80,6 +82,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
+	c.routed.ask(req.Header)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
@@ -154,7 +157,7 @@ func stream[T any](ctx context.Context, c *Client, method, path string, in any) 
 			return
 		}
 		defer resp.Body.Close()
-		for v, err := range sse.Read[T](resp.Body) {
+		for v, err := range sse.Read[T](c.routed.hear(resp)) {
 			if err != nil && ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}

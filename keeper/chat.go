@@ -39,10 +39,13 @@ space is never one.
 Where standard input is no terminal each line is a question of one conversation,
 and an answer ends with a line break.
 
-A worker of the model that runs already is used; otherwise one is started. On a
-hive that was running it stays until it was idle for its keep-alive; a private
-hive, which is started if none runs, ends with the chat. Without --model the
-model is the one that was used last.
+Where a queen runs ('rbee up') each question goes through her to the hive that
+answers soonest. Without one, and with --backend, --device, --slots, --context or
+the --node of a hive that she does not know, a hive is asked itself: a worker of
+the model that runs already is used; otherwise one is started. On a hive that was
+running it stays until it was idle for its keep-alive; a private hive, which is
+started if none runs, ends with the chat. Without --model the model is the one
+that was used last.
 
 With --json each line of standard output is an object with the field "event":
   phase      phase, text: of the start of a worker
@@ -51,7 +54,8 @@ With --json each line of standard output is an object with the field "event":
   token      token, index
   reasoning  reasoning: what the model thinks before it answers
   done       worker_id, model, finish_reason, duration_ms, ttft_ms,
-             tokens_per_second, prompt_tokens, cached_tokens, total_tokens
+             tokens_per_second, prompt_tokens, cached_tokens, total_tokens, and,
+             of a queen's, hive
   error      error: code, message, details`,
 		Example: `  rbee chat --model qwen
   rbee chat --model ./story.gguf --system "Answer in one sentence." --temperature 0.2
@@ -72,13 +76,14 @@ With --json each line of standard output is an object with the field "event":
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.node, "node", "", "hive to use: localhost, a name of config.yaml or ~/.ssh/config, or HOST[:PORT]")
+	flags.StringVar(&f.node, "node", "", "hive to use: one that the queen knows, localhost, a name of config.yaml or ~/.ssh/config, or HOST[:PORT]")
 	modelFlag(flags, &f.model)
 	flags.StringVar(&f.system, "system", "", "what the model is told before the conversation")
 	for _, setting := range chatSettingTable() {
 		flags.String(setting.name, "", setting.help)
 	}
 	placementFlags(flags, &f.backend, &f.device, &f.slots, &f.context)
+	a.completeNode(cmd)
 	return cmd
 }
 
@@ -98,6 +103,8 @@ type chat struct {
 	turns  []client.ChatMessage
 	figures
 
+	journey *journey // of the last answer; nil where no queen is in between
+
 	// pause waits between two attempts to get a slot.
 	pause func(context.Context, time.Duration) error
 }
@@ -114,7 +121,10 @@ func (a *app) chat(ctx context.Context, f chatFlags, s chatSettings) error {
 		}
 	}
 	c := &chat{app: a, cfg: cfg, flags: f, settings: s, system: f.system, typed: isTerminal(a.in) && a.out.terminal, pause: pause}
-	c.colony, err = a.connect(ctx, cfg, access{node: f.node, private: f.node == "", attempts: defaultAttempts})
+	wanted := place{f.node, "", f.model, f.backend, f.device, f.slots, f.context}
+	if c.colony, err = a.throughQueen(ctx, cfg, wanted, defaultAttempts); err == nil && c.colony == nil {
+		c.colony, err = a.connect(ctx, cfg, access{node: f.node, private: f.node == "", attempts: defaultAttempts})
+	}
 	if err != nil {
 		return err
 	}
@@ -139,6 +149,10 @@ func (a *app) chat(ctx context.Context, f chatFlags, s chatSettings) error {
 // introduce says who answers.
 func (c *chat) introduce() {
 	w := c.worker
+	if c.colony.queen {
+		c.out.note("%s %s", c.out.styles.strong(c.model.String()), c.out.styles.dim("(through the queen on "+c.colony.host+after(", by the hive ", c.colony.node)+")"))
+		return
+	}
 	c.out.note("%s on %s %s", c.out.styles.strong(c.model.String()), orDash(string(w.Device)),
 		c.out.styles.dim("(worker "+string(w.ID)+", context of "+plural(w.ContextTokens, "token")+")"))
 }
@@ -182,6 +196,9 @@ func (c *chat) choose(ctx context.Context, name string) (rbee.ModelRef, error) {
 	if name != "" {
 		return modelRef(c.cfg, name, c.colony.local)
 	}
+	if c.colony.queen {
+		return c.colony.lastUsed(ctx)
+	}
 	workers, err := c.colony.client.Workers(ctx)
 	if err != nil {
 		return rbee.ModelRef{}, err
@@ -212,8 +229,12 @@ func (c *chat) choose(ctx context.Context, name string) (rbee.ModelRef, error) {
 	return last.Ref(), nil
 }
 
-// hire finds a worker that has the model, or starts one.
+// hire finds a worker that has the model, or starts one. A queen does that with
+// each question.
 func (c *chat) hire(ctx context.Context, model rbee.ModelRef) (rbee.Worker, error) {
+	if c.colony.queen {
+		return rbee.Worker{ModelRef: model}, nil
+	}
 	req := rbee.SpawnRequest{
 		ModelRef: model.String(), Backend: rbee.Backend(c.flags.backend), Device: rbee.DeviceID(c.flags.device),
 		Slots: c.flags.slots, Context: c.flags.context, Reuse: true, Wait: "30s",

@@ -52,6 +52,7 @@ type answerEvent struct {
 	PromptTokens    int           `json:"prompt_tokens"`
 	CachedTokens    int           `json:"cached_tokens"`
 	TotalTokens     int           `json:"total_tokens"`
+	Hive            string        `json:"hive,omitempty"`
 }
 
 // ask has a question answered. A question without an answer is no part of the
@@ -94,7 +95,7 @@ func (c *chat) answer(ctx context.Context, turns []client.ChatMessage) (*answer,
 				return a, err
 			}
 			delay *= 2
-		case (code == rbee.CodeWorkerNotFound || code == rbee.CodeWorkerNotReady) && !hired:
+		case (code == rbee.CodeWorkerNotFound || code == rbee.CodeWorkerNotReady) && !hired && !c.colony.queen:
 			hired = true
 			c.remark(c.whyGone(ctx) + "; another one is started.")
 			w, err := c.hire(ctx, c.model)
@@ -127,7 +128,16 @@ func (c *chat) stream(ctx context.Context, turns []client.ChatMessage) (*answer,
 	a := newAnswer(c.out)
 	defer a.end()
 	began, finish := time.Now(), ""
-	for ev, err := range c.colony.worker(c.worker.ID).Chat(ctx, req) {
+	asked := c.colony.worker(c.worker.ID)
+	if c.colony.queen {
+		c.journey = &journey{out: c.out, colony: c.colony}
+		defer c.journey.arrived()
+		asked = c.journey.client("")
+	}
+	for ev, err := range asked.Chat(ctx, req) {
+		if c.journey != nil {
+			c.journey.arrived()
+		}
 		if err != nil {
 			return a, c.ended(ctx, a, err)
 		}
@@ -158,6 +168,8 @@ func (c *chat) ended(ctx context.Context, a *answer, err error) error {
 		return context.Cause(ctx)
 	case !a.begun:
 		return err
+	case c.colony.queen:
+		return c.colony.lostIfCut(ctx, err)
 	case rbee.CodeOf(err) == rbee.CodeWorkerCrashed, client.IsCut(err):
 		return c.colony.whoDied(ctx, c.worker.ID, err)
 	}
@@ -169,12 +181,16 @@ func (c *chat) finish(a *answer, finish string) {
 	c.last = a.figure
 	c.answers++
 	c.tokens += a.tokens
+	hive := ""
+	if c.journey != nil {
+		hive, c.worker.ID = c.journey.hive, c.journey.worker
+	}
 	switch {
 	case c.out.json:
 		c.out.emit(answerEvent{
 			Event: "done", WorkerID: c.worker.ID, Model: c.model, FinishReason: finish,
 			DurationMS: a.took.Milliseconds(), TTFTMS: a.first.Milliseconds(), TokensPerSecond: a.speed(),
-			PromptTokens: a.prompt, CachedTokens: a.cached, TotalTokens: a.tokens,
+			PromptTokens: a.prompt, CachedTokens: a.cached, TotalTokens: a.tokens, Hive: hive,
 		})
 	case finish == "length":
 		c.remark("The answer was cut: " + c.whyCut(a) + ".")

@@ -191,6 +191,9 @@ func (c *chat) stats(context.Context, string) error {
 	c.out.note("  last answer  %s, %.1f tokens/s, first after %.2f s; the prompt had %s, %d of them cached",
 		plural(l.tokens, "token"), l.speed(), l.first.Seconds(), plural(l.prompt, "token"), l.cached)
 	c.out.note("  so far       %s, %s", plural(c.answers, "answer"), plural(c.tokens, "token"))
+	if c.journey != nil && c.journey.from() != "" {
+		c.out.note("  answered     %s", c.journey.from())
+	}
 	if w := c.worker; w.ContextTokens > 0 {
 		c.out.note("  context      %d of %s", l.prompt+l.tokens, plural(w.ContextTokens, "token"))
 	}

@@ -46,12 +46,22 @@ func readHiveRecord(home conf.Home) (hiveRecord, bool) {
 	return r, err == nil
 }
 
-// colony is the hive that a command talks to.
+// colony is the hive that a command talks to, or the queen of all hives.
 type colony struct {
 	target
 	client  *client.Client
 	health  rbee.Health
 	private *privateHive // nil for a hive that was running
+	queen   bool
+	node    string // of a queen: the hive that must serve, "" for any
+}
+
+// role is who answers there.
+func (c *colony) role() string {
+	if c.queen {
+		return "queen"
+	}
+	return "hive"
 }
 
 // access says how a command reaches its hive.
@@ -97,12 +107,7 @@ func noHive() error {
 // answers says whether a hive is behind a record: its process may have died
 // without a word, and its pid may name another by now.
 func answers(ctx context.Context, t target) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	c := client.New(t.base)
-	defer c.Close()
-	h, err := c.Health(ctx)
-	return err == nil && h.Status == "alive" && h.APIVersion != ""
+	return answersAt(ctx, t.base)
 }
 
 func (c *colony) abandon(ctx context.Context, err error) error {
@@ -127,11 +132,15 @@ func (c *colony) preflight(ctx context.Context, attempts int) error {
 	if err != nil {
 		return err
 	}
-	if err := checkVersion(c.host, c.health); err != nil {
+	if err := c.checkVersion(); err != nil {
 		return err
 	}
-	// Health is open to all; the list is not.
-	_, err = c.client.Workers(ctx)
+	// Health is open to all; the rest is not.
+	if c.queen {
+		_, err = c.client.QueenStatus(ctx)
+	} else {
+		_, err = c.client.Workers(ctx)
+	}
 	return c.explain(err)
 }
 
@@ -158,19 +167,24 @@ func (c *colony) reach(ctx context.Context, attempts int) (rbee.Health, error) {
 	return health, c.explain(err)
 }
 
-// checkVersion refuses a hive of another API, or of a release before 1.0 that
+// checkVersion refuses a daemon of another API, or of a release before 1.0 that
 // differs in more than its last number.
-func checkVersion(host string, h rbee.Health) error {
+func (c *colony) checkVersion() error {
+	h := c.health
 	if h.APIVersion == rbee.APIVersion && release(h.Version) == release(rbee.Version) {
 		return nil
 	}
 	older := "rbee on this machine"
 	if olderThan(h.Version, rbee.Version) {
-		older = "rbee-hive on " + host
+		program := "rbee-hive"
+		if c.queen {
+			program = "queen-rbee"
+		}
+		older = program + " on " + c.host
 	}
-	return rbee.Errorf(rbee.CodeVersionMismatch, "versions differ: the hive on %s is %s (API %s), this rbee is %s (API %s)",
-		host, h.Version, h.APIVersion, rbee.Version, rbee.APIVersion).
-		With("hive_version", h.Version).With("keeper_version", rbee.Version).
+	return rbee.Errorf(rbee.CodeVersionMismatch, "versions differ: the %s on %s is %s (API %s), this rbee is %s (API %s)",
+		c.role(), c.host, h.Version, h.APIVersion, rbee.Version, rbee.APIVersion).
+		With(c.role()+"_version", h.Version).With("keeper_version", rbee.Version).
 		Suggest("upgrade %s", older)
 }
 
@@ -199,8 +213,8 @@ func olderThan(a, b string) bool {
 func (c *colony) explain(err error) error {
 	switch rbee.CodeOf(err) {
 	case rbee.CodeInvalidAPIKey, rbee.CodeMissingAPIKey:
-		return rbee.Errorf(rbee.CodeOf(err), "Authentication failed: the hive on %s does not take the key", c.host).
-			WithCause(err).Suggest("check %s; it must be the hive.key of the hive", c.keyPlace)
+		return rbee.Errorf(rbee.CodeOf(err), "Authentication failed: the %s on %s does not take the key", c.role(), c.host).
+			WithCause(err).Suggest("check %s; it must be the %s.key of the %s", c.keyPlace, c.role(), c.role())
 	}
 	return err
 }

@@ -265,11 +265,7 @@ func queenChecks(ctx context.Context, cfg conf.Config) []check {
 // busCheck says how a queen stands with her bus, and who is on it.
 func busCheck(s rbee.QueenStatus) check {
 	present, lost := s.Hives[rbee.HivePresent], s.Hives[rbee.HiveLost]
-	text := "hives join at " + s.Bus.Addr
-	if s.Bus.Addr == "" {
-		text = "that of another"
-	}
-	text += "; " + plural(present, "hive")
+	text := busText(s.Bus) + "; " + plural(present, "hive")
 	switch {
 	case !s.Bus.Connected:
 		return check{"bus", broken, text + "; not connected" + after(": ", s.Bus.Reason), "see 'rbee queen logs'; hives cannot be heard until that is well"}

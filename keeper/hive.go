@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 	"rbee"
 	"rbee/client"
 	"rbee/internal/conf"
-	"rbee/internal/supervise"
+	"rbee/internal/daemon"
 )
 
 const (
@@ -30,7 +29,7 @@ const (
 func (a *app) hiveCommand() *cobra.Command {
 	g := group("hive", "Start, stop and watch the hive of this machine",
 		a.hiveStartCommand(), a.hiveStopCommand(), a.hiveStatusCommand(), a.hiveTopCommand(), a.hiveLogsCommand(),
-		a.hiveDecisionsCommand(), a.hiveCordonCommand(), a.hiveUncordonCommand(), a.hiveDrainCommand())
+		a.hiveDecisionsCommand(), a.hiveLeaveCommand(), a.hiveCordonCommand(), a.hiveUncordonCommand(), a.hiveDrainCommand())
 	g.AddCommand(a.serviceCommands()...)
 	return g
 }
@@ -88,14 +87,31 @@ func lookForHive(ctx context.Context, cfg conf.Config) (hiveStatus, error) {
 
 func (a *app) hiveStartCommand() *cobra.Command {
 	var addr, keepAlive string
+	var j joinFlags
+	var scope *string
 	cmd := &cobra.Command{
-		Use:   "start",
+		Use:   "start [HOST]",
 		Short: "Start the hive in the background",
 		Long: `Start the hive in the background and print its address when it answers.
-It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'.`,
-		Example: "  rbee hive start\n  rbee hive start --addr 127.0.0.1:8081 --keep-alive forever",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'.
+
+With --join it joins the colony of a queen, whose token 'rbee queen token' prints
+where she is, and waits until she has taken it in. The token is kept for later
+starts; 'rbee hive leave' takes that back.
+
+With HOST it starts the hive that 'rbee hive install HOST' brought there.`,
+		Example: `  rbee hive start
+  rbee hive start --addr 127.0.0.1:8081 --keep-alive forever
+  rbee hive start --join - <token.txt
+  rbee hive start bee@big-machine`,
+		Args: maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := errors.Join(onlyHere(cmd, hosts, "addr", "keep-alive", "join", "restart"), onlyThere(cmd, hosts, "scope")); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				return a.startOn(cmd, hosts[0], *scope)
+			}
 			args := []string{"daemon"}
 			if addr != "" {
 				args = append(args, "--addr", addr)
@@ -106,11 +122,20 @@ It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'
 				}
 				args = append(args, "--keep-alive", keepAlive)
 			}
-			return a.startHive(cmd.Context(), args)
+			text := ""
+			if cmd.Flags().Changed("join") {
+				var err error
+				if text, err = a.joinText(cmd, j.join); err != nil {
+					return err
+				}
+			}
+			return a.startHiveIn(cmd.Context(), args, text, j.restart)
 		},
 	}
 	cmd.Flags().StringVar(&addr, "addr", "", "HOST:PORT to listen on (default hive.addr of the configuration)")
 	cmd.Flags().StringVar(&keepAlive, "keep-alive", "", "idle time after which a worker ends: 5m, 0 or forever")
+	j.add(cmd)
+	scope = scopeOf(cmd)
 	return cmd
 }
 
@@ -128,28 +153,10 @@ func (a *app) startHive(ctx context.Context, args []string) error {
 		a.printAddress(status)
 		return nil
 	}
-	program, err := findProgram("rbee-hive")
-	if err != nil {
+	if _, err := startInBackground(ctx, cfg, "hive", "rbee-hive", args); err != nil {
 		return err
 	}
-	if err := cfg.Home.Create(); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(hiveLog(cfg), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot open the log of the hive: %w", err).Suggest("see 'rbee doctor'")
-	}
-	defer func() { _ = log.Close() }()
-	before, err := log.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	pid, err := supervise.Detach(supervise.Spec{Path: program, Args: args, Dir: string(cfg.Home), Stdout: log})
-	if err != nil {
-		return rbee.Errorf(rbee.CodeInternalError, "cannot start the hive: %w", err).Suggest("see 'rbee doctor'")
-	}
-	status, err = awaitHive(ctx, cfg, pid, before)
-	if err != nil {
+	if status, err = lookForHive(ctx, cfg); err != nil {
 		return err
 	}
 	a.out.note("The hive runs (pid %d), its log is %s", status.PID, hiveLog(cfg))
@@ -157,7 +164,7 @@ func (a *app) startHive(ctx context.Context, args []string) error {
 	return nil
 }
 
-func hiveLog(cfg conf.Config) string { return filepath.Join(cfg.Home.LogsDir(), "hive.log") }
+func hiveLog(cfg conf.Config) string { return daemon.LogFile(cfg.Home, "hive") }
 
 func (a *app) printAddress(status hiveStatus) {
 	if a.out.json {
@@ -165,31 +172,6 @@ func (a *app) printAddress(status hiveStatus) {
 		return
 	}
 	a.out.line("%s", status.URL)
-}
-
-// awaitHive blocks until the hive with this pid answers or has ended.
-func awaitHive(ctx context.Context, cfg conf.Config, pid int, logOffset int64) (hiveStatus, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, hiveStartTime,
-		rbee.Errorf(rbee.CodeConnectionTimeout, "the hive (pid %d) does not answer after %s", pid, hiveStartTime).Suggest("see 'rbee hive logs'"))
-	defer cancel()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		if _, err := supervise.StartTime(pid); errors.Is(err, supervise.ErrNoProcess) {
-			return hiveStatus{}, lastWords("the hive ended at once", "see its log", tailOf(hiveLog(cfg), logOffset))
-		}
-		if r, alive := readHiveRecord(cfg.Home); alive && r.PID == pid {
-			status, err := lookForHive(ctx, cfg)
-			if err != nil || status.Running {
-				return status, err
-			}
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return hiveStatus{}, context.Cause(ctx)
-		}
-	}
 }
 
 // tailOf reads a log from an offset on, line by line.
@@ -210,13 +192,20 @@ func tailOf(path string, offset int64) []string {
 }
 
 func (a *app) hiveStopCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "stop",
+	var scope *string
+	cmd := &cobra.Command{
+		Use:     "stop [HOST]",
 		Short:   "Stop the hive and its workers",
-		Long:    "Stop the hive and its workers. It returns when the hive's process is gone; no hive is no error.",
-		Example: "  rbee hive stop",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Long:    "Stop the hive and its workers, of this machine or of HOST. It returns when the\nhive's process is gone; no hive is no error.",
+		Example: "  rbee hive stop\n  rbee hive stop bee@big-machine",
+		Args:    maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := onlyThere(cmd, hosts, "scope"); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				return a.stopOn(cmd, hosts[0], *scope)
+			}
 			ctx := cmd.Context()
 			cfg, err := a.config()
 			if err != nil {
@@ -239,51 +228,36 @@ func (a *app) hiveStopCommand() *cobra.Command {
 			return nil
 		},
 	}
+	scope = scopeOf(cmd)
+	return cmd
 }
 
 func stopHive(ctx context.Context, cfg conf.Config, pid int) error {
-	start, err := supervise.StartTime(pid)
-	if errors.Is(err, supervise.ErrNoProcess) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	c, err := localColony(cfg)
 	if err != nil {
 		return err
 	}
 	defer c.client.Close()
-	if _, err := c.client.Shutdown(ctx); err != nil {
-		return c.explain(err)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, stopTime,
-		rbee.Errorf(rbee.CodeConnectionTimeout, "the hive (pid %d) still runs after %s", pid, stopTime).Suggest("kill it: kill %d", pid))
-	defer cancel()
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		if now, err := supervise.StartTime(pid); errors.Is(err, supervise.ErrNoProcess) || err == nil && now != start {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return c.explain(shutDown(ctx, "hive", pid, c.client.Shutdown))
 }
 
 func (a *app) hiveStatusCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status",
+	var scope *string
+	cmd := &cobra.Command{
+		Use:   "status [HOST]",
 		Short: "Say whether the hive runs; exit code 1 if it does not",
-		Long: `Say whether the hive of this machine runs, what it takes on and why, and how its
-memory is used. Exit code 1 if it does not run.`,
+		Long: `Say whether the hive of this machine, or of HOST, runs, what it takes on and why,
+and how its memory is used. Exit code 1 if it does not run.`,
 		Example: `  rbee hive status
-  rbee hive status --json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+  rbee hive status bee@big-machine --json`,
+		Args: maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := onlyThere(cmd, hosts, "scope"); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				return a.statusOn(cmd, hosts[0], *scope)
+			}
 			cfg, err := a.config()
 			if err != nil {
 				return err
@@ -313,6 +287,8 @@ memory is used. Exit code 1 if it does not run.`,
 			return nil
 		},
 	}
+	scope = scopeOf(cmd)
+	return cmd
 }
 
 // askStatus asks the hive of this machine what it takes on.
@@ -330,12 +306,21 @@ func askStatus(ctx context.Context, cfg conf.Config) (*rbee.HiveStatus, error) {
 
 func (a *app) hiveLogsCommand() *cobra.Command {
 	var follow bool
+	var scope *string
 	cmd := &cobra.Command{
-		Use:     "logs",
-		Short:   "Print the log of the hive that 'rbee hive start' started",
-		Example: "  rbee hive logs --follow",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "logs [HOST]",
+		Short: "Print the log of the hive that 'rbee hive start' started",
+		Long: `Print the log of the hive that 'rbee hive start' started, or of the hive of HOST,
+however that was started.`,
+		Example: "  rbee hive logs --follow\n  rbee hive logs bee@big-machine -f",
+		Args:    maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := onlyThere(cmd, hosts, "scope"); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				return a.logsOn(cmd, hosts[0], *scope, follow)
+			}
 			cfg, err := a.config()
 			if err != nil {
 				return err
@@ -355,6 +340,7 @@ func (a *app) hiveLogsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what the hive will write, until Ctrl-C")
+	scope = scopeOf(cmd)
 	return cmd
 }
 

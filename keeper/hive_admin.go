@@ -190,6 +190,12 @@ func (a *app) printStatus(s rbee.HiveStatus) {
 		}
 		a.out.line("%s %s; workers hold %s", strong("memory: "), text, size(m.WorkersBytes))
 	}
+	if s.Colony != nil {
+		a.out.line("%s %s", strong("colony: "), strings.TrimPrefix(colonyText(*s.Colony), "is "))
+	}
+	if s.ClockJump != nil {
+		a.out.line("%s %s", a.out.outStyles.warn("clock:  "), jumpText(*s.ClockJump))
+	}
 	for _, l := range s.CrashLoops {
 		why := ""
 		if l.Last != nil {
@@ -198,6 +204,15 @@ func (a *app) printStatus(s rbee.HiveStatus) {
 		a.out.line("%s %s failed %s in a row, and may start again at %s%s", a.out.outStyles.warn("crashes:"),
 			l.ModelRef, plural(l.Failures, "time"), l.RetryAt.Local().Format(time.TimeOnly), why)
 	}
+}
+
+// jumpText says how the clock of a hive's machine jumped.
+func jumpText(j rbee.ClockJump) string {
+	by, at := time.Duration(j.BySeconds*float64(time.Second)), j.At.Local().Format(time.DateTime)
+	if by < 0 {
+		return fmt.Sprintf("was set back by %s while the hive ran, to %s", -by, at)
+	}
+	return fmt.Sprintf("went ahead by %s while the hive ran, to %s: it was set, or the machine slept", by, at)
 }
 
 func workersText(s rbee.HiveStatus) string {

@@ -39,16 +39,20 @@ func (a *app) inferCommand() *cobra.Command {
 	var f inferFlags
 	cmd := &cobra.Command{
 		Use:   "infer --model REF [--prompt TEXT | -]",
-		Short: "Generate text with a fresh worker, and leave nothing behind",
-		Long: `Generate text with a fresh worker, and leave nothing behind.
+		Short: "Generate text, through the queen if one runs, else with a fresh worker",
+		Long: `Generate text, through the queen of this machine if one runs ('rbee up'), else
+with a fresh worker, and leave nothing behind.
 
 The tokens go to standard output as they come; phases and progress go to
 standard error. The prompt is --prompt, or standard input if the argument is -
 or standard input is not a terminal (one line break at its end is dropped).
 
-Without --node the hive of this machine is used, or a private one is started
-for this command if none runs. The worker ends with the command; --worker uses
-one that runs already and leaves it running.
+The queen has the hive answer where the first token comes soonest, and its worker
+stays; --node names a hive of hers that must do it. Without a queen, and for any
+other --node, --backend, --device, --slots or --context, a hive is asked itself:
+that of --node, else that of this machine, else a private one that is started for
+this command. The worker ends with the command; --worker uses one that runs
+already and leaves it running.
 
 If the worker or the hive dies, the text so far is kept in the file
 rbee-partial-ID.txt in the current directory, or in the temporary directory.
@@ -60,7 +64,8 @@ With --json each line of standard output is an object with the field "event":
   note      phase, text: a download was resumed, or tried again
   token     token, index
   done      request_id, worker_id, model, total_tokens, duration_ms,
-            tokens_per_second, stop_reason, prompt_tokens, cached_tokens
+            tokens_per_second, stop_reason, prompt_tokens, cached_tokens, and,
+            of a queen's, hive
   error     error: code, message, details
 The last line is a done or an error.`,
 		Example: `  rbee infer --model builtin:bee-tiny --prompt "Once upon a time" --max-tokens 60
@@ -76,7 +81,7 @@ The last line is a done or an error.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.node, "node", "", "hive to use: localhost, a name of config.yaml or ~/.ssh/config, or HOST[:PORT]")
+	flags.StringVar(&f.node, "node", "", "hive to use: one that the queen knows, localhost, a name of config.yaml or ~/.ssh/config, or HOST[:PORT]")
 	flags.StringVar(&f.worker, "worker", "", "id of a running worker to use instead of a fresh one")
 	modelFlag(flags, &f.model)
 	flags.StringVar(&f.prompt, "prompt", "", "prompt; - reads standard input")
@@ -90,6 +95,7 @@ The last line is a done or an error.`,
 	flags.IntVar(&f.timeout, "timeout", rbee.DefaultTimeoutSeconds, "seconds that the generation may take")
 	flags.IntVar(&f.attempts, "retry", defaultAttempts, "attempts to reach the hive, and to get a busy worker's slot")
 	placementFlags(flags, &f.backend, &f.device, &f.slots, &f.context)
+	a.completeNode(cmd)
 	return cmd
 }
 
@@ -220,6 +226,8 @@ type inference struct {
 	worker rbee.WorkerID
 	own    bool // the worker was started by this run and ends with it
 
+	journey *journey // nil where no queen is in between
+
 	// pause waits between two attempts to get a slot.
 	pause func(context.Context, time.Duration) error
 }
@@ -235,6 +243,13 @@ func (a *app) infer(ctx context.Context, f inferFlags, req rbee.InferRequest) (e
 		if _, err := modelRef(cfg, f.model, true); err != nil {
 			return err
 		}
+	}
+	wanted := place{f.node, f.worker, f.model, f.backend, f.device, f.slots, f.context}
+	if r.colony, err = a.throughQueen(ctx, cfg, wanted, f.attempts); err != nil {
+		return err
+	}
+	if r.colony != nil {
+		return r.persistent(ctx)
 	}
 	if err := r.preflight(ctx); err != nil {
 		return err

@@ -93,7 +93,8 @@ func TestEC8VersionDiffers(t *testing.T) {
 		}
 	})
 	t.Run("a later patch is fine", func(t *testing.T) {
-		if err := checkVersion("h:1", rbee.Health{Version: "0.1.7", APIVersion: "v1"}); err != nil {
+		c := &colony{target: target{host: "h:1"}, health: rbee.Health{Version: "0.1.7", APIVersion: "v1"}}
+		if err := c.checkVersion(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,12 +47,15 @@ type doneEvent struct {
 	StopReason      rbee.StopReason `json:"stop_reason"`
 	PromptTokens    int             `json:"prompt_tokens"`
 	CachedTokens    int             `json:"cached_tokens"`
+	Hive            string          `json:"hive,omitempty"`
 }
 
 // generate is phase 8. A busy worker is asked again after 1, 2 and 4 seconds;
 // after the first token nothing is tried twice.
 func (r *inference) generate(ctx context.Context) error {
-	r.out.phase(8, "Inference")
+	if r.journey == nil {
+		r.out.phase(8, "Inference")
+	} // a queen may have something to tell before
 	delay := time.Second
 	for attempt := 0; ; attempt++ {
 		text := &strings.Builder{}
@@ -67,6 +71,8 @@ func (r *inference) generate(ctx context.Context) error {
 				return err
 			}
 			delay *= 2
+		case busy && r.journey != nil:
+			return asError(err)
 		case busy:
 			return rbee.Errorf(rbee.CodeOf(err), "worker %s is still busy after %s", r.worker, plural(attempt+1, "attempt")).
 				Suggest("try again later, or start another worker: leave --worker out, or run 'rbee workers spawn'")
@@ -85,18 +91,10 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 	defer end(nil)
 	overtime := time.AfterFunc(limit, func() { end(errOverTime) })
 	defer overtime.Stop()
-	worker := r.colony.worker(r.worker)
 	canceled := make(chan struct{}) // closed by the function below
 	stopCancel := context.AfterFunc(ctx, func() {
 		defer close(canceled)
-		late := time.AfterFunc(cancelTime, func() { end(errInterrupted) })
-		defer late.Stop()
-		bounded, cancel := context.WithTimeout(life, cancelTime)
-		defer cancel()
-		if worker.CancelInfer(bounded, r.req.RequestID) != nil {
-			end(errInterrupted) // leaving cancels, too
-		}
-		<-life.Done()
+		r.cancel(life, end)
 	})
 	defer func() {
 		end(nil)
@@ -104,8 +102,9 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 			<-canceled
 		}
 	}()
+	events := r.events(life, overtime, limit)
 	var done rbee.InferDone
-	for ev, err := range worker.Infer(life, r.req) {
+	for ev, err := range events {
 		switch {
 		case ctx.Err() != nil && (err != nil || ev.InferDone != nil):
 			return done, context.Cause(ctx)
@@ -131,19 +130,63 @@ func (r *inference) stream(ctx context.Context, text *strings.Builder) (rbee.Inf
 	return done, rbee.Errorf(rbee.CodeWorkerCrashed, "the worker ended the stream without its last event")
 }
 
+// cancel has a generation end, and returns when it has, at most after cancelTime.
+func (r *inference) cancel(life context.Context, end context.CancelCauseFunc) {
+	if r.journey != nil {
+		end(errInterrupted) // a queen passes on that we left
+		return
+	}
+	late := time.AfterFunc(cancelTime, func() { end(errInterrupted) })
+	defer late.Stop()
+	bounded, cancel := context.WithTimeout(life, cancelTime)
+	defer cancel()
+	if r.colony.worker(r.worker).CancelInfer(bounded, r.req.RequestID) != nil {
+		end(errInterrupted) // leaving cancels, too
+	}
+	<-life.Done()
+}
+
+// events are those of the generation. Through a queen the time for it begins when
+// the wait for a place has ended, and so does the last phase.
+func (r *inference) events(ctx context.Context, overtime *time.Timer, limit time.Duration) iter.Seq2[rbee.InferEvent, error] {
+	if r.journey == nil {
+		return r.colony.worker(r.worker).Infer(ctx, r.req)
+	}
+	overtime.Stop()
+	return func(yield func(rbee.InferEvent, error) bool) {
+		defer r.journey.arrived()
+		began := false
+		for ev, err := range r.journey.client(r.req.RequestID).Complete(ctx, r.model.String(), r.req) {
+			if !began && err == nil {
+				began = true
+				r.journey.arrived()
+				r.out.phase(8, "Inference")
+				overtime.Reset(limit)
+			}
+			if !yield(ev, err) {
+				return
+			}
+		}
+	}
+}
+
 // finish prints the figures.
 func (r *inference) finish(done rbee.InferDone) {
 	speed := 1000 * float64(done.TotalTokens) / float64(max(done.DurationMS, 1))
+	hive, from := "", ""
+	if j := r.journey; j != nil {
+		hive, r.worker, from = j.hive, j.worker, after(", ", j.from())
+	}
 	if r.out.json {
 		r.out.emit(doneEvent{
-			Event: "done", RequestID: r.req.RequestID, WorkerID: r.worker, Model: r.model,
+			Event: "done", RequestID: r.req.RequestID, WorkerID: r.worker, Model: r.model, Hive: hive,
 			TotalTokens: done.TotalTokens, DurationMS: done.DurationMS, TokensPerSecond: speed,
 			StopReason: done.StopReason, PromptTokens: done.PromptTokens, CachedTokens: done.CachedTokens,
 		})
 	} else {
 		r.endLine()
-		r.out.done(8, "%s in %.1f s (%.1f tokens/s), stopped by: %s",
-			plural(done.TotalTokens, "token"), float64(done.DurationMS)/1000, speed, done.StopReason)
+		r.out.done(8, "%s in %.1f s (%.1f tokens/s), stopped by: %s%s",
+			plural(done.TotalTokens, "token"), float64(done.DurationMS)/1000, speed, done.StopReason, from)
 	}
 }
 
@@ -168,6 +211,8 @@ func (r *inference) broken(ctx context.Context, text string, tokens int, err err
 	case errors.Is(err, errOverTime):
 		err = rbee.Errorf(rbee.CodeRequestTimeout, "the generation did not end within %s", plural(*r.req.TimeoutSeconds, "second"))
 	case errors.Is(err, errShutDown): // it said so itself
+	case r.journey != nil:
+		err = r.colony.lostIfCut(ctx, r.colony.explain(err))
 	case code == rbee.CodeWorkerCrashed, code == rbee.CodeWorkerNotFound, client.IsCut(err):
 		err = r.colony.whoDied(ctx, r.worker, err)
 	case code == rbee.CodeRequestTimeout:

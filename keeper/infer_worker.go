@@ -259,6 +259,9 @@ func (c *colony) lost(ctx context.Context, err error) error {
 	if c.alive(ctx) {
 		return err
 	}
+	if c.queen {
+		return c.died("while she worked for us", err)
+	}
 	return c.died("while it worked for us", err)
 }
 
@@ -290,10 +293,13 @@ func (c *colony) died(when string, err error) error {
 		}
 	}
 	suggestion := c.remedy
-	if c.local {
+	switch {
+	case c.queen:
+		suggestion = "see what she wrote in 'rbee queen logs', then start her again with 'rbee up'"
+	case c.local:
 		suggestion = "see what it wrote (a hive of 'rbee hive start' in 'rbee hive logs'), then start it again"
 	}
-	return rbee.Errorf(rbee.CodeConnectionTimeout, "the hive on %s died %s", c.host, when).WithCause(err).Suggest("%s", suggestion)
+	return rbee.Errorf(rbee.CodeConnectionTimeout, "the %s on %s died %s", c.role(), c.host, when).WithCause(err).Suggest("%s", suggestion)
 }
 
 // shortPath prints a path relative to the working directory where that is shorter.

@@ -84,10 +84,11 @@ func (a *app) rootCommand() *cobra.Command {
 
 A hive manages the models and the workers of one machine; a worker is one
 process with one loaded model. 'rbee infer' needs neither to run: it starts what
-it needs and takes it down again.`,
+it needs and takes it down again. 'rbee up' starts what stays: a queen, who is one
+address for the hives of all machines, and a hive.`,
 		Example: `  rbee infer --model builtin:bee-tiny --prompt "Once upon a time"
-  rbee hive start
-  rbee workers list`,
+  rbee up
+  rbee status`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
@@ -97,6 +98,7 @@ it needs and takes it down again.`,
 	root.SetVersionTemplate("rbee {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.out.json, "json", false, "write JSON to standard output, one object per line")
 	root.AddCommand(
+		a.upCommand(), a.downCommand(), a.statusCommand(), a.planCommand(), a.whyCommand(), a.queenCommand(),
 		a.inferCommand(), a.chatCommand(), a.workersCommand(), a.modelsCommand(), a.hiveCommand(), a.engineCommand(),
 		a.doctorCommand(), a.configCommand(), a.versionCommand(), completionCommand(),
 	)

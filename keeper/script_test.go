@@ -54,11 +54,11 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// programs builds the hive and the workers, once for all tests.
+// programs builds the queen, the hive and the workers, once for all tests.
 var programs = sync.OnceValues(func() (string, error) {
 	dir := os.Getenv(programsDir)
 	for name, pkg := range map[string]string{
-		"rbee-hive": "rbee/cmd/rbee-hive", "llm-worker-rbee": "rbee/cmd/llm-worker-rbee",
+		"rbee-hive": "rbee/cmd/rbee-hive", "llm-worker-rbee": "rbee/cmd/llm-worker-rbee", "queen-rbee": "rbee/cmd/queen-rbee",
 		"fakeworker": "rbee/worker/workertest/fakeworker",
 	} {
 		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
@@ -96,6 +96,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("RBEE_ENGINE_DIR", engineDir)
 			env.Setenv("HF_ENDPOINT", hub.URL)
 			env.Setenv("RBEE_HIVE_ADDR", "127.0.0.1:0")
+			env.Setenv("RBEE_QUEEN_ADDR", "127.0.0.1:0")
+			env.Setenv("RBEE_QUEEN_BUS_ADDR", "127.0.0.1:0")
 			env.Setenv("RBEE_WORKER_THREADS", "1")
 			env.Setenv("FAKEWORKER", filepath.Join(bin, "fakeworker"))
 			env.Setenv("PATH", env.Getenv("PATH")+string(os.PathListSeparator)+bin)
@@ -231,7 +233,7 @@ func processesOf(home, word string) []int {
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 		switch filepath.Base(args[0]) {
-		case "rbee", "rbee-hive", "llm-worker-rbee", "fakeworker":
+		case "rbee", "rbee-hive", "queen-rbee", "llm-worker-rbee", "fakeworker":
 		default:
 			continue
 		}

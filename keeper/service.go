@@ -2,6 +2,7 @@ package keeper
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,16 +55,34 @@ func (f *serviceFlags) manager(cmd *cobra.Command) (m *service.Manager, system b
 
 func (a *app) hiveInstallCommand() *cobra.Command {
 	var f serviceFlags
+	var there remoteInstall
 	cmd := &cobra.Command{
-		Use:   "install",
-		Short: "Make the hive a service of this machine, which starts by itself",
+		Use:   "install [HOST]",
+		Short: "Make the hive a service of this machine, or of another, which starts by itself",
 		Long: `Make the hive a service of systemd or launchd, start it, and have it started
 whenever you log in, or, as root, whenever the machine starts. The service of
 root runs as a user of its own, with its state in ` + service.SystemHome + `.
-Doing it again renews the service and changes nothing else.`,
-		Example: "  rbee hive install --dry-run\n  sudo rbee hive install --key-file /etc/rbee/hive.key",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+Doing it again renews the service and changes nothing else.
+
+With HOST, as in 'ssh HOST', it does this on another machine: it copies the
+programs and the engine there, starts the hive, in the background where no
+service manager serves you, and has it join the colony of the queen of this
+machine. What is there already is not copied again. With --json each line of
+standard output is an object with the field "event": phase, progress, note, and
+at last done or error.`,
+		Example: `  rbee hive install --dry-run
+  sudo rbee hive install --key-file /etc/rbee/hive.key
+  rbee hive install bee@big-machine
+  rbee queen token | rbee hive install big-machine --join -`,
+		Args: maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := errors.Join(onlyHere(cmd, hosts, "dry-run", "key-file"), onlyThere(cmd, hosts, "from", "join")); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				there.scope = f.scope
+				return a.installOn(cmd, hosts[0], there)
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), serviceTime)
 			defer cancel()
 			m, system, err := f.manager(cmd)
@@ -98,6 +117,8 @@ Doing it again renews the service and changes nothing else.`,
 	}
 	f.add(cmd, true)
 	cmd.Flags().StringVar(&f.keyFile, "key-file", "", "file with the key of the hive, which the service manager hands over")
+	cmd.Flags().StringVar(&there.from, "from", "", "with HOST: directory with the programs for it (default those beside this rbee)")
+	cmd.Flags().StringVar(&there.join, "join", "", "with HOST: token of its colony, or - for one on standard input (default one of the queen of this machine)")
 	return cmd
 }
 
@@ -142,14 +163,23 @@ func roomForService(ctx context.Context, m *service.Manager, cfg conf.Config, sp
 
 func (a *app) hiveUninstallCommand() *cobra.Command {
 	var f serviceFlags
+	var models bool
 	cmd := &cobra.Command{
-		Use:   "uninstall",
+		Use:   "uninstall [HOST]",
 		Short: "Take back what 'rbee hive install' did",
 		Long: `Stop the service of the hive and take it away. Models, settings and logs stay.
-A service that is not there is no error.`,
-		Example: "  rbee hive uninstall",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+A service that is not there is no error.
+
+With HOST the programs go there, too, and the hive leaves its colony.`,
+		Example: "  rbee hive uninstall\n  rbee hive uninstall bee@big-machine --models",
+		Args:    maybeHost,
+		RunE: func(cmd *cobra.Command, hosts []string) error {
+			if err := errors.Join(onlyHere(cmd, hosts, "dry-run"), onlyThere(cmd, hosts, "models")); err != nil {
+				return err
+			}
+			if len(hosts) > 0 {
+				return a.uninstallOn(cmd, hosts[0], f.scope, models)
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), serviceTime)
 			defer cancel()
 			m, _, err := f.manager(cmd)
@@ -176,6 +206,7 @@ A service that is not there is no error.`,
 		},
 	}
 	f.add(cmd, true)
+	cmd.Flags().BoolVar(&models, "models", false, "with HOST: remove the models and the engine there, too")
 	return cmd
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# system.sh libffi|gcc ... looks for what Go cannot bring along, installs it on
+# system.sh libffi|gcc|sshd ... looks for what Go cannot bring along, installs it on
 # Debian as root, and says elsewhere how to. It asks nothing of the network when
 # nothing is missing.
 set -eu
@@ -14,6 +14,9 @@ has() {
 	gcc) # for the race detector, which needs the headers too
 		echo '#include <stdlib.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1
 		;;
+	sshd) # the other machine of the tests of 'rbee hive install HOST'
+		PATH=$PATH:/sbin:/usr/sbin command -v sshd >/dev/null && command -v ssh >/dev/null
+		;;
 	esac
 }
 
@@ -23,6 +26,7 @@ for need in "$@"; do
 	case $need in
 	libffi) packages="$packages libffi8" ;;
 	gcc) packages="$packages gcc libc6-dev" ;;
+	sshd) packages="$packages openssh-server openssh-client" ;;
 	esac
 done
 [ -n "$packages" ] || exit 0

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,20 @@ type paused struct {
 // RetryAfter implements download.Pause.
 func (e *paused) RetryAfter() time.Duration { return e.after }
 
+// untimely is a certificate that is not valid now, as the clock of this machine
+// has it: more often that is wrong than the certificate.
+type untimely struct {
+	host  string
+	at    time.Time
+	cause error
+}
+
+func (e *untimely) Error() string {
+	return fmt.Sprintf("the certificate of %s is not valid at %s by the clock of this machine", e.host, e.at.UTC().Format(time.DateOnly))
+}
+
+func (e *untimely) Unwrap() error { return e.cause }
+
 func isTemporary(err error) bool {
 	_, simple := errors.AsType[*temporary](err)
 	_, pause := errors.AsType[download.Pause](err)
@@ -85,6 +100,10 @@ func (c *Client) gaveUp(w want, last error) error {
 func (c *Client) named(w want, err error) error {
 	if rbee.CodeOf(err) != "" {
 		return err
+	}
+	if e, ok := errors.AsType[*untimely](err); ok {
+		return c.failed(w, e.Error()).WithCause(err).
+			Suggest("set the clock of this machine; if it is right, the certificate of %s has expired", e.host)
 	}
 	return c.failed(w, "the hub's answer cannot be used: "+err.Error()).WithCause(err).
 		Suggest("check that HF_ENDPOINT and HTTPS_PROXY lead to a hub")
@@ -185,6 +204,9 @@ func failure(ctx context.Context, host string, err error) error {
 	}
 	if t, ok := errors.AsType[*temporary](err); ok {
 		return t
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return &untimely{host: host, at: time.Now(), cause: err}
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("the certificate of %s is not to be trusted", host)
