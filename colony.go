@@ -189,7 +189,7 @@ const (
 	DigestHeader    = "X-Rbee-Model-Digest" // sha256:...
 	QueueMSHeader   = "X-Rbee-Queue-Ms"     // waited for a slot
 	LoadMSHeader    = "X-Rbee-Load-Ms"      // waited for the model to load
-	PrefillMSHeader = "X-Rbee-Prefill-Ms"   // the prompt was computed
+	PrefillMSHeader = "X-Rbee-Prefill-Ms"   // the prompt was computed; of a stream also what it waited for a slot of its worker, which its last event tells apart
 	NodeHeader      = "X-Rbee-Node"         // of a request: the hive that must serve it, by name or id
 )
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"rbee"
 	"rbee/internal/forward"
@@ -27,6 +28,7 @@ type attempt struct {
 	plane  *sched.Flight
 	cancel context.CancelCauseFunc
 	ctx    context.Context
+	began  time.Time
 
 	resp *http.Response
 	held []byte    // of the reply, read and not passed on
@@ -50,7 +52,7 @@ func (f *flight) begin(route rbee.Route) (*attempt, *failure) {
 	if err != nil {
 		return nil, unreachable(route.HiveName, err)
 	}
-	a := &attempt{f: f, route: route}
+	a := &attempt{f: f, route: route, began: time.Now()}
 	a.ctx, a.cancel = context.WithCancelCause(f.ctx)
 	a.plane = f.d.cfg.Flights.Begin(&route, &f.req)
 	f.d.attempts.add(a)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -32,6 +33,9 @@ func TestAStreamPassesByteByByte(t *testing.T) {
 		if got := out.header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
+	}
+	if ms, err := strconv.Atoi(out.header.Get(rbee.PrefillMSHeader)); err != nil || ms < 0 {
+		t.Errorf("%s is %q", rbee.PrefillMSHeader, out.header.Get(rbee.PrefillMSHeader))
 	}
 	calls := h.called()
 	if len(calls) != 1 {
