@@ -200,16 +200,15 @@ func TestChangesAreToldWithinASecond(t *testing.T) {
 
 func TestPrefixesAndSpeedsAreToldAfterRequests(t *testing.T) {
 	q := newQueen(t, t.TempDir(), "127.0.0.1:0")
-	r := q.member()
+	r := q.member("RBEE_HIVE_NAME=attic")
 	body := fmt.Sprintf(chatBody, strings.Repeat("Tell me of bees. ", 32))
 	chain, _ := prefix.Of("/v1/chat/completions", []byte(body))
 	status, reply, header := r.raw(http.MethodPost, "/v1/chat/completions", body)
 	if status != http.StatusOK {
 		t.Fatalf("%d: %s", status, reply)
 	}
-	host, _ := os.Hostname()
 	worker := rbee.WorkerID(header.Get(rbee.WorkerHeader))
-	if header.Get(rbee.HiveHeader) != host || worker == "" || !strings.HasPrefix(header.Get(rbee.DigestHeader), "sha256:") ||
+	if header.Get(rbee.HiveHeader) != "attic" || worker == "" || !strings.HasPrefix(header.Get(rbee.DigestHeader), "sha256:") ||
 		header.Get(rbee.LoadMSHeader) == "" || header.Get(rbee.QueueMSHeader) == "" || header.Get(rbee.PrefillMSHeader) == "" {
 		t.Errorf("headers: %v", header)
 	}

@@ -8,6 +8,7 @@
 package hive
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -122,7 +123,7 @@ func New(cfg Config) (*Hive, error) {
 		return nil, err
 	}
 	h := &Hive{
-		cfg: cfg, key: key, program: program, name: hostname(), log: cfg.Log, traffic: newTraffic(),
+		cfg: cfg, key: key, program: program, name: cmp.Or(cfg.Settings.Hive.Name, hostname()), log: cfg.Log, traffic: newTraffic(),
 		engines: engines.Open(cfg.Settings.EnginesDir()),
 	}
 	h.metrics = newMetrics(h)

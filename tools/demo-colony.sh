@@ -22,7 +22,7 @@ at() {
 	where=$1
 	shift
 	echo "$where \$ $*" | sed 's/rbee1\.[A-Za-z0-9_-]*/rbee1.…/' >&2
-	RBEE_HOME="$homes/$where" "bin/$@"
+	RBEE_HOME="$homes/$where" RBEE_HIVE_NAME="$where" "bin/$@"
 }
 
 before=$(running)
@@ -61,8 +61,7 @@ prompt="Once upon a time"
 seed=6
 for where in one two; do
 	seed=$((seed + 1))
-	hive=$(cat "$homes/$where/hive-id")
-	story=$(at one rbee infer --node "$hive" --model builtin:bee-tiny --prompt "$prompt" --max-tokens 120 --seed "$seed")
+	story=$(at one rbee infer --node "$where" --model builtin:bee-tiny --prompt "$prompt" --max-tokens 120 --seed "$seed")
 	printf '\n%s%s\n\n' "$prompt" "$story"
 	words=$(echo "$story" | wc -w)
 	if [ "$words" -lt 60 ]; then

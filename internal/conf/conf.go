@@ -56,6 +56,7 @@ type Hive struct {
 	WarmUp          string `yaml:"warm_up" env:"WARM_UP" validate:"oneof=on off"`                // of the likely next model
 	Discover        string `yaml:"discover" env:"DISCOVER" validate:"oneof=on off"`              // external servers at the usual ports of this machine
 
+	Name     string `yaml:"name" env:"NAME" validate:"omitempty,name"`                          // in its colony; "" is the machine's
 	Join     Secret `yaml:"join" env:"JOIN" validate:"omitempty,apikey,excluded_with=JoinFile"` // token or URL of the bus of a colony
 	JoinFile Path   `yaml:"join_file" env:"JOIN_FILE" validate:"omitempty,abspath"`
 }

@@ -95,7 +95,7 @@ func TestEverySettingCanBeSetInTheFileAndInTheEnvironment(t *testing.T) {
 		"worker.program": "/bin/w", "worker.threads": "3", "worker.slots": "7", "worker.context": "4096",
 		"worker.queue": "0", "worker.keep_alive": "forever", "worker.load_timeout": "90s",
 		"hive.leave_free_mb": "1", "hive.leave_free_vram_mb": "0", "hive.hours": "22:00-08:00", "hive.on_battery": "never",
-		"hive.preload": "qwen, hf:a/b", "hive.warm_up": "off", "hive.discover": "on", "hive.join": "rbee1.xyz", "hive.join_file": "/keys/join",
+		"hive.preload": "qwen, hf:a/b", "hive.warm_up": "off", "hive.discover": "on", "hive.name": "attic", "hive.join": "rbee1.xyz", "hive.join_file": "/keys/join",
 		"worker.keep_alive_of": "qwen=1h, hf:a/b=0", "worker.rest_after": "forever",
 		"queen.addr": ":9", "queen.key": "queenkey", "queen.key_file": "/keys/queen",
 		"queen.bus_addr": ":10", "queen.join": "rbee1.abc", "queen.names": "bee.example, 10.0.0.1", "queen.hive": "off", "queen.queue": "0",

@@ -56,7 +56,7 @@ func (f *failure) passing() bool {
 // unreachable is the failure of a hive that did not answer.
 func unreachable(name string, err error) *failure {
 	return &failure{kind: byHive, err: rbee.Errorf(rbee.CodeConnectionTimeout, "cannot reach the hive %s", name).WithCause(err).
-		Suggest("see the hives with 'rbee hive list', and look whether it runs")}
+		Suggest("see the hives with 'rbee status', and look whether it runs")}
 }
 
 // wireFailure is an error as hives, workers and servers of others write it.

@@ -289,7 +289,7 @@ func refusal(req *rbee.RouteRequest, why *rbee.RouteDecision) *rbee.Error {
 	e := rbee.Errorf(why.Code, "%s", why.Sentence).With("model", req.ModelRef.String())
 	switch why.Code {
 	case rbee.CodeHiveNotFound:
-		return e.Suggest("see the hives with 'rbee hive list'")
+		return e.Suggest("see the hives with 'rbee status'")
 	case rbee.CodeModelNotFound:
 		return e.Suggest("see the models with GET /v1/models, or get it with 'rbee models pull %s'", req.ModelRef)
 	}
