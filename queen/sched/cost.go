@@ -185,10 +185,11 @@ func (l live) best(seen []tally, req *rbee.RouteRequest, strict bool) (int, rbee
 	for i := range m.options[:m.workers] {
 		b.try(i)
 	}
-	b.another = m.served
+	choice := req.Node == "" // else no other worker would do
+	b.another = m.served && choice
 	for i := range m.starts {
 		if m.doorAt(seen, i) > 0 { // what is started is no more a start of its own
-			b.another = true
+			b.another = choice
 			b.try(m.workers + i)
 		}
 	}
@@ -209,8 +210,12 @@ func (m *market) doorAt(seen []tally, start int) int {
 	return int(m.starts[start].door.open.Load())
 }
 
-// another says whether a start would be one more for the model.
-func (m *market) another(seen []tally) bool {
+// another says whether a start would be one more for the model, and the request
+// could do without.
+func (m *market) another(seen []tally, req *rbee.RouteRequest) bool {
+	if req.Node != "" {
+		return false
+	}
 	for i := range m.starts {
 		if m.served || m.doorAt(seen, i) > 0 {
 			return true

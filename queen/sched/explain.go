@@ -65,7 +65,7 @@ func (d *Decision) Explain(n int) rbee.RouteDecision {
 	m := d.market
 	var open, closed []rbee.Route
 	no := verdicts{d: d}
-	another := m.another(d.seen)
+	another := m.another(d.seen, &d.request)
 	for i := range m.options {
 		o, t := &m.options[i], d.seen[i]
 		if i == d.at {

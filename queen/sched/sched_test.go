@@ -485,6 +485,17 @@ func TestARequestThatIsSentSomewhereMakesItNoCheaper(t *testing.T) {
 	})
 }
 
+func TestAHiveThatIsAskedForIsNotBlamedForAnotherLoad(t *testing.T) {
+	s := sched.NewSnapshot(hives{bee("a", worker()), bee("b")}, sched.NewFlights())
+	req := rbee.RouteRequest{ModelRef: wanted, PromptTokens: 100}
+	free, _ := sched.Pick(s, &req)
+	req.Node = "b"
+	forced := sched.Decide(s, &req).Explain(3).Chosen
+	if free.HiveName != "a" || forced == nil || forced.HiveName != "b" || forced.Cost.Guard != 0 {
+		t.Errorf("%+v, %+v", free, forced)
+	}
+}
+
 // FuzzReplay feeds inputs of a log that anybody may have written.
 func FuzzReplay(f *testing.F) {
 	f.Add([]byte(`{"hives":[{"id":"a","name":"a","workers":[{"id":"w","model_ref":"hf:org/model-000","state":"idle","slots_total":-3,"sent":-9,"prefixes":[0,1]}]}]}`), 100, "")
