@@ -86,7 +86,7 @@ bench: engine ## measure against the engine alone, and print ratios
 
 .PHONY: generate
 generate: ## write docs/cli.md, docs/openapi-*.json and packaging/ anew, from what the code says
-	$(RACE) go test -race ./hive ./worker ./keeper ./internal/service -run '^(TestTheOpenAPIDocumentIsCheckedIn|TestDocs|TestThePackagingIsWhatInstallWrites)$$' -count 1 -update
+	$(RACE) go test -race ./hive ./worker ./queen ./keeper ./internal/service -run '^(TestTheOpenAPIDocumentIsCheckedIn|TestDocs|TestThePackagingIsWhatInstallWrites)$$' -count 1 -update
 
 .PHONY: generated
 generated: generate

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -114,10 +115,21 @@ func TestMetricsNameTheVersion(t *testing.T) {
 	}
 }
 
-func TestTheDocumentHoldsTheRoutes(t *testing.T) {
+var update = flag.Bool("update", false, "write docs/openapi-queen.json anew")
+
+func TestTheOpenAPIDocumentIsCheckedIn(t *testing.T) {
 	text, err := start(t).OpenAPI(t.Context())
 	if err != nil {
 		t.Fatal(err)
+	}
+	const path = "../docs/openapi-queen.json"
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, err := os.ReadFile(path); err != nil || string(want) != text {
+		t.Errorf("%s is not what the code says (%v); run 'make generate'", path, err)
 	}
 	var doc struct {
 		OpenAPI string
