@@ -202,7 +202,7 @@ func (p *reply) headers(a *attempt) {
 	}
 	if isStream(a.resp) && h.Get(rbee.PrefillMSHeader) == "" {
 		loaded, _ := strconv.ParseInt(h.Get(rbee.LoadMSHeader), 10, 64) // 0 for what is no number
-		h.Set(rbee.PrefillMSHeader, strconv.FormatInt(max(0, (p.came.Add(p.first).Sub(a.began)).Milliseconds()-loaded), 10))
+		h.Set(rbee.PrefillMSHeader, strconv.FormatInt(max(0, p.came.Add(p.first).Sub(a.began).Milliseconds()-loaded), 10))
 	}
 	if p.begun {
 		_, _ = io.WriteString(p.w, ": "+clean(a.route.HiveName)+" answers, after "+p.first.Round(time.Millisecond).String()+"\n\n")
