@@ -36,7 +36,7 @@ type config struct {
 	env                            []string // of the programs, besides that of the benchmark
 }
 
-const usage = `usage: bench [flags] stream | load | pull | serve | open | mixed | prefix | all
+const usage = `usage: bench [flags] stream | load | pull | serve | open | mixed | prefix | colony | overhead | all
        bench [flags] soak [-for 20m]
        bench [flags] url -url BASE [-model M] [-key-file FILE]
        bench [flags] gguf PRESET FILE
@@ -48,6 +48,8 @@ serve   tokens per second of 1, 4, 8 and 16 clients, against the raw engine
 open    requests that arrive at random, at parts of what a closed loop gets through
 mixed   how smooth 8 long answers are, and how soon short ones begin, beside long prompts
 prefix  a burst of requests with one long prefix, against one with a prefix each
+colony  time to first token through the queen, against round robin and least-loaded, on the same trace
+overhead  what queen and hive add to a worker alone, and what 2,000 streams take of a queen
 soak    8 clients with anything, bad requests and vanishing clients among it; fails if a goal is missed
 url     the load of serve, against another server of OpenAI's API with the same model
 gguf    write a model of random weights: small, 125m or 1.1gb
@@ -138,6 +140,7 @@ func benchmarks() map[string][]benchmark {
 	open, mixed := benchmark{benchOpen, 1, time.Minute}, benchmark{benchMixed, 3, time.Minute}
 	return map[string][]benchmark{
 		"stream": {stream}, "load": {load}, "pull": {pull}, "serve": {serve}, "open": {open}, "mixed": {mixed}, "prefix": {prefix},
+		"colony": {{benchColony, 1, 0}}, "overhead": {{benchOverhead, 5, 0}},
 		"all":  {stream, load, pull, serve, open, mixed, prefix},
 		"soak": {{benchSoak, 1, 20 * time.Minute}}, "url": {{benchURL, 3, 0}}, "raw-load": {{printRawLoad, 1, 0}},
 	}

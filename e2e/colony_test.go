@@ -31,6 +31,7 @@ type colony struct {
 	tmp   string // TMPDIR of the programs
 	notes string // what the programs wrote, and reports of the race detector
 	env   []string
+	enter []string // the command by which programs come into their network; none for that of the test
 
 	mu      sync.Mutex
 	ports   map[string]bool // inodes of all listening sockets that were seen
@@ -113,7 +114,8 @@ func (c *colony) startWith(stdin *os.File, program string, args ...string) *runn
 		c.t.Fatal(err)
 	}
 	defer func() { _ = errOut.Close() }()
-	cmd := exec.Command(filepath.Join(c.bin, program), args...)
+	line := append(append(slices.Clone(c.enter), filepath.Join(c.bin, program)), args...)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.env, c.work, out, errOut
 	if stdin != nil {
 		cmd.Stdin = stdin

@@ -7,6 +7,10 @@
 // so often, E2E_LIMIT=5s bounds how long traces may take to go, and
 // E2E_STANDSTILL=30s is how long a stopped hive stands still.
 //
+// Tests of colonies give each hive a network namespace of its own, which takes
+// root; without, the hives have different addresses of loopback. What a killed
+// run left of these is removed by the next.
+//
 // It must not look inside the programs: it sees processes, files, HTTP through
 // client, standard output and exit codes.
 package e2e

@@ -12,9 +12,10 @@ import (
 	"rbee"
 )
 
-// TestTheOfficialJavaScriptClientWorks runs the client that most of the world
-// uses against a worker, through its hive.
-func TestTheOfficialJavaScriptClientWorks(t *testing.T) {
+// javaScript runs the official JavaScript client, which most of the world uses,
+// against a base URL that knows bee-tiny, and not the unknown model.
+func javaScript(t *testing.T, base, unknown string) {
+	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"package.json", "package-lock.json", "openai.mjs"} {
 		text, err := os.ReadFile(filepath.Join("testdata/openai", name))
@@ -31,14 +32,19 @@ func TestTheOfficialJavaScriptClientWorks(t *testing.T) {
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("cannot install the client: %v\n%s", err, out)
 	}
-	c := newColony(t)
-	daemon, hive := c.daemon()
-	w := c.spawn(hive, rbee.SpawnRequest{ModelRef: "builtin:bee-tiny"})
-	run := exec.CommandContext(t.Context(), "node", "openai.mjs", w.URL+"/v1")
+	run := exec.CommandContext(t.Context(), "node", "openai.mjs", base+"/v1", unknown)
 	run.Dir = dir
 	if out, err := run.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "done\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// The client works with a worker, through its hive.
+func TestTheOfficialJavaScriptClientWorks(t *testing.T) {
+	c := newColony(t)
+	daemon, hive := c.daemon()
+	w := c.spawn(hive, rbee.SpawnRequest{ModelRef: "builtin:bee-tiny"})
+	javaScript(t, w.URL, "gpt-4o")
 	if _, err := hive.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,11 @@
-// What the official JavaScript client does with a worker. Prints "done" at the end.
+// What the official JavaScript client does with a worker or a queen, and with a model
+// that is not there. Prints "done" at the end.
 import assert from "node:assert/strict";
 import OpenAI, { APIError } from "openai";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "any", maxRetries: 0 });
 const model = "builtin:bee-tiny";
+const unknown = process.argv[3];
 const messages = [{ role: "user", content: "Tell me a story about a bee." }];
 const greedy = { model, messages, temperature: 0, max_tokens: 24 };
 
@@ -59,7 +61,7 @@ assert.ok(Math.abs(dot(a, b) - 1) < 1e-3);
 assert.ok(dot(a, c) < 0.9999);
 
 // Errors.
-await assert.rejects(client.chat.completions.create({ ...greedy, model: "gpt-4o" }),
+await assert.rejects(client.chat.completions.create({ ...greedy, model: unknown }),
   (e) => e instanceof APIError && e.status === 404 && e.code === "MODEL_NOT_FOUND" && e.param === "model");
 await assert.rejects(client.chat.completions.create({ ...greedy, temperature: 9 }),
   (e) => e instanceof APIError && e.status === 400 && e.type === "invalid_request_error" && e.param === "temperature");

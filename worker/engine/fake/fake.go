@@ -21,15 +21,13 @@ import (
 	"rbee/worker/engine/slots"
 )
 
-// trainedContext is what the fake model claims to be trained with, in tokens.
-const trainedContext = 1024
-
 // Engine is a fake model. It has no goroutine of its own.
 type Engine struct {
-	script Script
-	info   engine.Info
-	gate   *slots.Gate
-	queue  int
+	script  Script
+	info    engine.Info
+	gate    *slots.Gate
+	queue   int
+	prompts *prompts // nil where prompts are at once computed
 
 	once   sync.Once
 	closed chan struct{} // closed by Close
@@ -98,13 +96,20 @@ func load(ctx context.Context, s Script, o engine.Options, progress func(rbee.Lo
 			return nil, context.Cause(ctx)
 		}
 	}
-	if o, err = o.Normalize(trainedContext); err != nil {
+	if o, err = o.Normalize(s.context()); err != nil {
 		return nil, err
 	}
 	e.gate, e.queue = slots.New(o.Slots, o.KVTokens, o.Queue), o.Queue
+	if s.PrefillToken > 0 {
+		cells := o.KVTokens
+		if o.NoPrefixCache || o.Reproducible {
+			cells = 0
+		}
+		e.prompts = newPrompts(s.PrefillToken, cells)
+	}
 	e.info = engine.Info{
 		Name: "fake", Architecture: "fake", Quantisation: "F16", Layers: layers, Vocab: vocabulary(),
-		TrainedContext: trainedContext, Context: o.Context, KVTokens: o.KVTokens,
+		TrainedContext: s.context(), Context: o.Context, KVTokens: o.KVTokens,
 		Slots: o.Slots, Threads: o.Threads, SizeBytes: file.Size(), Parameters: 1, Embedding: embedding,
 		Backend: o.Backend, Device: o.Device, BOS: beginText, EOS: endText, FIM: fim, Adapters: o.AdapterNames(),
 	}
@@ -153,11 +158,15 @@ func (e *Engine) Stats() engine.Stats {
 	if e.rests() {
 		total = 0
 	}
-	return engine.Stats{
+	s := engine.Stats{
 		SlotsTotal: e.info.Slots, SlotsBusy: c.Busy, Queued: c.Queued, QueueSize: e.queue,
 		Threads: e.info.Threads, KVUsed: c.CellsUsed, KVTotal: total, Steps: e.steps.Load(), Requests: c.Entered,
 		PromptTokens: e.promptTokens.Load(), GeneratedTokens: e.generated.Load(),
 	}
+	if e.prompts != nil {
+		e.prompts.tell(&s)
+	}
+	return s
 }
 
 // Close implements engine.Engine.
@@ -220,13 +229,15 @@ func (e *Engine) Generate(ctx context.Context, r engine.Request, emit func(engin
 		return result, nil
 	}
 	defer e.gate.Leave(slot, cells)
-	began := time.Now()
+	if result.Reason = e.compute(ctx, prompt, &result, called); result.Reason != "" {
+		return result, nil
+	}
 	if result.Reason = e.pause(ctx, e.script.Prefill, nil); result.Reason != "" {
 		return result, nil
 	}
-	e.promptTokens.Add(uint64(len(prompt)))
-	result.Prefill = time.Since(began)
-	began = time.Now()
+	e.promptTokens.Add(uint64(len(prompt) - result.CachedTokens)) //nolint:gosec // fewer are cached
+	result.Prefill = time.Since(called) - result.Queued
+	began := time.Now()
 	err = e.decode(ctx, r, prompt, limit, &result, emit)
 	result.Decode = time.Since(began)
 	return result, err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +28,75 @@ func model(t *testing.T) string {
 
 func TestContract(t *testing.T) {
 	enginetest.Run(t, fake.Loader(fake.Script{}), engine.Options{ModelPath: model(t)})
+}
+
+func TestContractWithPromptsThatTakeTheirTime(t *testing.T) {
+	enginetest.Run(t, fake.Loader(fake.Script{PrefillToken: time.Microsecond}), engine.Options{ModelPath: model(t)})
+}
+
+// take runs a prompt for one token, and says how long it took.
+func take(t *testing.T, e engine.Engine, prompt string) (engine.Result, time.Duration) {
+	t.Helper()
+	start := time.Now()
+	result, err := e.Generate(t.Context(), engine.Request{Prompt: prompt, MaxTokens: 1}, func(engine.Piece) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result, time.Since(start)
+}
+
+func TestAPromptTakesAsLongAsItsTokensThatNoSequenceHas(t *testing.T) {
+	path := model(t)
+	synctest.Test(t, func(t *testing.T) {
+		e, err := fake.Loader(fake.Script{PrefillToken: time.Millisecond, Context: 512})(t.Context(), engine.Options{ModelPath: path}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		common := strings.Repeat(" bee", 200)
+		if r, took := take(t, e, common+" hills"); r.CachedTokens != 0 || took != 202*time.Millisecond || r.Prefill != took {
+			t.Errorf("the first prompt took %v: %+v", took, r)
+		}
+		if r, took := take(t, e, common+" honey"); r.CachedTokens != 201 || took != time.Millisecond {
+			t.Errorf("one that begins alike took %v: %+v", took, r)
+		}
+		if s := e.Stats(); s.CacheHits != 1 || s.CachedTokens != 201 || s.PromptTokens != 203 || s.KVCached == 0 {
+			t.Errorf("stats are %+v", s)
+		}
+		take(t, e, strings.Repeat(" flower", 450))
+		if r, _ := take(t, e, common); r.CachedTokens > 1 {
+			t.Errorf("after more than there are cells for, %d tokens are cached", r.CachedTokens)
+		}
+		if err := e.Rest(); err != nil {
+			t.Fatal(err)
+		}
+		if r, _ := take(t, e, common); r.CachedTokens != 0 {
+			t.Errorf("after a rest %d tokens are cached", r.CachedTokens)
+		}
+	})
+}
+
+func TestPromptsAreComputedOneAfterTheOther(t *testing.T) {
+	path := model(t)
+	synctest.Test(t, func(t *testing.T) {
+		e, err := fake.Loader(fake.Script{PrefillToken: time.Millisecond})(t.Context(), engine.Options{ModelPath: path}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var both [2]engine.Result
+		var wait sync.WaitGroup
+		for i, word := range []string{" bee", " honey"} {
+			wait.Go(func() { both[i], _ = take(t, e, strings.Repeat(word, 99)) })
+		}
+		wait.Wait()
+		for _, r := range both {
+			if fresh := r.PromptTokens - r.CachedTokens; r.Prefill != time.Duration(fresh)*time.Millisecond {
+				t.Errorf("%d tokens of a prompt took %v", fresh, r.Prefill)
+			}
+		}
+		if q := both[0].Queued + both[1].Queued; q != 100*time.Millisecond {
+			t.Errorf("they waited %v", q)
+		}
+	})
 }
 
 func open(t *testing.T, s fake.Script) engine.Engine {
@@ -162,9 +232,10 @@ func TestTextIsUTF8SplitOverTokens(t *testing.T) {
 }
 
 func TestParseScript(t *testing.T) {
-	got, err := fake.ParseScript("load=2s, token=50ms,prefill=1ms,crash_at=12,crash_code=3,stall_at=4,fail_at=5,eos_at=6,layers=7,load_stall_at=8,refuse=no")
+	got, err := fake.ParseScript("load=2s, token=50ms,prefill=1ms,prefill_token=2us,context=9,crash_at=12,crash_code=3,stall_at=4,fail_at=5,eos_at=6,layers=7,load_stall_at=8,refuse=no")
 	want := fake.Script{
-		Load: 2 * time.Second, Token: 50 * time.Millisecond, Prefill: time.Millisecond, CrashAt: 12, CrashCode: 3,
+		Load: 2 * time.Second, Token: 50 * time.Millisecond, Prefill: time.Millisecond,
+		PrefillToken: 2 * time.Microsecond, Context: 9, CrashAt: 12, CrashCode: 3,
 		StallAt: 4, FailAt: 5, EOSAt: 6, Layers: 7, LoadStallAt: 8, Refuse: "no",
 	}
 	if err != nil || !equal(got, want) {
@@ -184,5 +255,5 @@ func equal(a, b fake.Script) bool {
 	a.Exit, b.Exit, a.Hold, b.Hold = nil, nil, nil, nil
 	return a.Load == b.Load && a.LoadStallAt == b.LoadStallAt && a.Layers == b.Layers && a.Refuse == b.Refuse &&
 		a.Prefill == b.Prefill && a.Token == b.Token && a.StallAt == b.StallAt && a.FailAt == b.FailAt &&
-		a.CrashAt == b.CrashAt && a.CrashCode == b.CrashCode && a.EOSAt == b.EOSAt
+		a.PrefillToken == b.PrefillToken && a.Context == b.Context && a.CrashAt == b.CrashAt && a.CrashCode == b.CrashCode && a.EOSAt == b.EOSAt
 }

@@ -13,6 +13,9 @@ func (e *Engine) Rest() error {
 		return engine.ErrRunning(e.inside)
 	}
 	e.resting = true
+	if e.prompts != nil {
+		e.prompts.forget()
+	}
 	return nil
 }
 
