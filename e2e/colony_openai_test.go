@@ -18,7 +18,7 @@ import (
 
 const (
 	beeTiny = "builtin:bee-tiny"
-	nobody  = "builtin:nobody" // a model that no hive has
+	nobody  = "gpt-4o" // a model that no hive has
 )
 
 func bee(tokens int64) oai.ChatCompletionNewParams {

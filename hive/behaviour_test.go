@@ -321,6 +321,11 @@ func TestBehaviourWhatCannotRunIsRefusedBeforeAProcessExists(t *testing.T) {
 			}
 		})
 	}
+	// Clients of OpenAI's API are told of any name that there is no such model.
+	status, body, _ := r.raw(http.MethodPost, "/v1/chat/completions", `{"model":"gpt-4o","messages":[]}`)
+	if status != http.StatusNotFound || !strings.Contains(body, `"param":"model"`) || !strings.Contains(body, `"code":"MODEL_NOT_FOUND"`) {
+		t.Errorf("%d: %s", status, body)
+	}
 	if figures, err := r.Metrics(t.Context()); err != nil || !strings.Contains(figures, "rbee_hive_worker_spawns_total 0") {
 		t.Errorf("processes were started: %v\n%s", err, figures)
 	}

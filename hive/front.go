@@ -41,7 +41,7 @@ func (h *Hive) openAI(w http.ResponseWriter, r *http.Request) error {
 	}
 	ref, err := h.cfg.Settings.Resolve(asked.Model)
 	if err != nil {
-		return err
+		return forward.NoModel(err)
 	}
 	release := h.claims.add(ref)
 	defer release()

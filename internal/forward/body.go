@@ -13,6 +13,7 @@ import (
 	"net/http"
 
 	"rbee"
+	"rbee/internal/prefix"
 )
 
 // Request is what has to be known of the body of a request to pass it on.
@@ -27,37 +28,39 @@ type Request struct {
 func Parse(body []byte) (Request, error) {
 	var r Request
 	bad := func(problem string) error { return rbee.InvalidRequest(rbee.Fault{Field: "body", Problem: problem}) }
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+	switch text := bytes.TrimLeft(body, " \t\r\n"); {
+	case len(text) == 0 || text[0] != '{':
 		return r, bad("is not a JSON object")
-	}
-	var value json.RawMessage
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return r, bad("is not valid JSON")
-		}
-		if err := dec.Decode(&value); err != nil {
-			return r, bad("is not valid JSON")
-		}
-		switch key {
-		case "model":
-			r.to = int(dec.InputOffset())
-			r.from = r.to - len(value)
-			if json.Unmarshal(value, &r.Model) != nil {
-				return r, rbee.InvalidRequest(rbee.Fault{Field: "body.model", Problem: "must be a text"})
-			}
-		case "stream":
-			r.Stream = string(value) == "true"
-		}
-	}
-	if _, err := dec.Token(); err != nil {
+	case !json.Valid(text):
 		return r, bad("is not valid JSON")
+	}
+	isText := true
+	prefix.Fields(body, func(name []byte, from, to int) {
+		switch string(name) {
+		case "model":
+			r.from, r.to = from, to
+			isText = json.Unmarshal(body[from:to], &r.Model) == nil && isText
+		case "stream":
+			r.Stream = string(body[from:to]) == "true"
+		}
+	})
+	if !isText {
+		return r, rbee.InvalidRequest(rbee.Fault{Field: "body.model", Problem: "must be a text"})
 	}
 	if r.Model == "" {
 		return r, rbee.InvalidRequest(rbee.Fault{Field: "body.model", Problem: "must name the model"})
 	}
 	return r, nil
+}
+
+// NoModel is the error of a name that no model can have, as clients of OpenAI's
+// API expect it: that there is no such model.
+func NoModel(err error) error {
+	e := *rbee.AsError(err)
+	if e.Code == rbee.CodeInvalidRequest {
+		e.Code = rbee.CodeModelNotFound
+	}
+	return &e
 }
 
 // Renamed is the body that was parsed, with another name for the model.
