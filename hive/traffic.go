@@ -19,8 +19,12 @@ import (
 // digestLength is that of a SHA-256 in hex; what else names a model is no digest.
 const digestLength = 64
 
-// slotsTime bounds how long a worker may take to say what its slots do.
-const slotsTime = 2 * time.Second
+const (
+	// slotsTime bounds how long a worker may take to say what its slots do.
+	slotsTime = 2 * time.Second
+	// slotsPause bounds how often they are asked, however many requests end.
+	slotsPause = 50 * time.Millisecond
+)
 
 // traffic is what the hive knows of requests to its workers, and of what was
 // measured on them.
@@ -144,23 +148,21 @@ func (h *Hive) takes(w http.ResponseWriter, to pool.Target, chain []uint32) (don
 	if len(to.Digest) == digestLength {
 		header.Set(rbee.DigestHeader, "sha256:"+to.Digest)
 	}
+	if h.member == nil {
+		return func() {} // nobody is told, and nobody forgets workers that are gone
+	}
 	h.traffic.with(to.ID, func(u *usage) {
 		u.running++
 		if len(chain) > 0 {
 			u.caches.add(chain, mostCached)
 		}
 	})
-	if h.member != nil {
-		h.member.Used()
-		if len(chain) > 0 {
-			h.member.Cached()
-		}
+	h.member.Used()
+	if len(chain) > 0 {
+		h.member.Cached()
 	}
 	return func() {
 		h.traffic.with(to.ID, func(u *usage) { u.running--; u.asked = false })
-		if h.member == nil {
-			return
-		}
 		h.member.Used()
 		select {
 		case h.traffic.used <- struct{}{}:
@@ -211,6 +213,10 @@ func (h *Hive) attendSpeeds(ctx context.Context) {
 	}()
 	for ctx.Err() == nil {
 		h.askSpeeds(ctx, calls)
+		select {
+		case <-time.After(slotsPause):
+		case <-ctx.Done():
+		}
 		select {
 		case <-time.After(time.Second):
 		case <-h.traffic.used:

@@ -229,7 +229,8 @@ func (l *local) end() {
 	pid := l.pid
 	l.mu.Unlock()
 	if pid == 0 && alive {
-		if about, ok := l.q.told(note); ok && about.ByQueen {
+		// What does not answer may have ended long ago, and another process have its pid.
+		if about, ok := l.q.told(note); ok && about.ByQueen && l.answers(ctx, note.URL) {
 			pid = note.PID
 		}
 	}

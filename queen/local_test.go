@@ -2,14 +2,19 @@ package queen_test
 
 import (
 	"bufio"
+	"context"
+	"encoding/json"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"rbee"
 	"rbee/client"
+	"rbee/internal/bus"
 	"rbee/internal/conf"
 	"rbee/internal/daemon"
 	"rbee/internal/supervise"
@@ -266,5 +271,45 @@ func TestTheHiveOfAKilledQueenServesOnAndTheNextOneEndsIt(t *testing.T) {
 	}
 	if good := q.q.HiveShutdowns("true"); good != 1 || runs(pid) {
 		t.Errorf("%g hives ended in order; it runs: %t", good, runs(pid))
+	}
+}
+
+func TestAProcessThatHasThePidOfAHiveThatWasKilledIsLeftAlone(t *testing.T) {
+	q := start(t)
+	stranger := exec.Command("sleep", "60")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = stranger.Process.Kill()
+		_ = stranger.Wait()
+	}()
+	conn, err := bus.Join(bus.JoinConfig{Join: q.token(rbee.JoinHive).Token, Kind: rbee.JoinHive, ID: secondHive, Name: "bee", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := &fakeHive{id: secondHive, url: "http://127.0.0.1:1", conn: conn}
+	about := killed.about()
+	about.ByQueen = true
+	ctx, cancel := context.WithCancel(context.Background())
+	var lives sync.WaitGroup
+	defer lives.Wait()
+	defer cancel()
+	lives.Go(func() { _ = conn.Run(ctx) })
+	lives.Go(func() { tell(ctx, conn, about, killed.now) })
+	q.present(killed.id)
+	note, err := json.Marshal(daemon.Note{PID: stranger.Process.Pid, URL: killed.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(q.home, "run", "hive.json"), note, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	q.end()
+	if err := q.wait(); err != nil {
+		t.Fatal(err)
+	}
+	if !runs(stranger.Process.Pid) {
+		t.Error("it was ended in place of the hive")
 	}
 }

@@ -9,6 +9,7 @@ package colony
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"reflect"
 	"sync"
@@ -205,13 +206,20 @@ func (m *Member) note(ctx context.Context, what string, err error) {
 
 // KeepTunnel keeps a way open by which the queen reaches the API, until ctx ends.
 func (m *Member) KeepTunnel(ctx context.Context) {
+	var serving sync.WaitGroup
+	defer serving.Wait()
 	for ctx.Err() == nil {
 		pause := tunnelLater
 		if there, _ := m.cfg.Bus.Connected(); there {
 			if conn, err := m.cfg.Bus.DialTunnel(ctx); err != nil {
 				m.note(ctx, "dial a tunnel", err)
 			} else {
-				m.note(ctx, "keep the tunnel", tunnel.Serve(ctx, conn, m.cfg.API))
+				open, end := context.WithCancel(ctx)
+				serving.Go(func() {
+					defer end()
+					m.note(ctx, "keep the tunnel", tunnel.Serve(ctx, ending{conn, end}, m.cfg.API))
+				})
+				<-open.Done() // the next one does not wait for what came through this one
 				pause = tunnelSoon
 			}
 		} else {
@@ -222,4 +230,16 @@ func (m *Member) KeepTunnel(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// ending is a connection that tells of its end.
+type ending struct {
+	net.Conn
+	end context.CancelFunc
+}
+
+// Close closes the connection.
+func (e ending) Close() error {
+	e.end()
+	return e.Conn.Close()
 }

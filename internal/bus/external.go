@@ -48,7 +48,7 @@ func (c *Conn) makeClusterBucket(ctx context.Context, nc *nats.Conn) error {
 		return nil
 	}
 	for _, replicas := range []int{3, 1} {
-		err = makeBucket(ctx, js, replicas, true)
+		err = makeBucket(ctx, js, replicas, false)
 		if err == nil || errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			return nil
 		}

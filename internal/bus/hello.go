@@ -29,6 +29,7 @@ type hello struct {
 	Name       string        `json:"name"`
 	Version    string        `json:"version"`
 	APIVersion string        `json:"api_version"`
+	Process    string        `json:"process,omitempty"` // tells two with the same id apart
 }
 
 // welcome is the one line that the gate answers with.
@@ -65,7 +66,7 @@ func parseHello(line []byte) (hello, *rbee.Error) {
 	case !isID(h.ID):
 		return bad("its id is not 16 hex digits")
 	}
-	h.Name = clip(h.Name)
+	h.Name, h.Process = clip(h.Name), clip(h.Process)
 	return h, nil
 }
 

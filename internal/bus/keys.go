@@ -193,23 +193,29 @@ func (c *Conn) send(ctx context.Context, msg *nats.Msg) (*link, error) {
 	return nil, rbee.Errorf(rbee.CodeConnectionTimeout, "cannot tell the colony: %w", err)
 }
 
-// makeBucket makes the bucket if there is none. Behind a gate it acknowledges
-// nothing: an acknowledgement goes where the sender says, past its permissions,
-// and so could overwrite what another hive told.
-func makeBucket(ctx context.Context, js jetstream.JetStream, replicas int, acknowledge bool) error {
-	_, err := js.CreateStream(ctx, jetstream.StreamConfig{
-		Name:                   "KV_" + bucket,
-		Subjects:               []string{"$KV." + bucket + ".>"},
-		Storage:                jetstream.MemoryStorage,
-		Replicas:               replicas,
-		MaxMsgsPerSubject:      1,
-		Discard:                jetstream.DiscardNew,
-		DenyDelete:             true,
-		AllowRollup:            true,
-		AllowDirect:            true,
-		AllowMsgTTL:            true,
-		SubjectDeleteMarkerTTL: ttlMarker,
-		NoAck:                  !acknowledge,
-	})
+// makeBucket makes the bucket if there is none. Behind a gate, where hives are
+// trusted with their own keys only, it acknowledges nothing and rolls nothing up:
+// an acknowledgement goes where the sender says, past its permissions, and a
+// header of one message could sweep away what all others told. Without roll-ups
+// there are no markers of what is over: there a queen finds out who is silent.
+func makeBucket(ctx context.Context, js jetstream.JetStream, replicas int, gate bool) error {
+	c := jetstream.StreamConfig{
+		Name:              "KV_" + bucket,
+		Subjects:          []string{"$KV." + bucket + ".>"},
+		Storage:           jetstream.MemoryStorage,
+		Replicas:          replicas,
+		MaxMsgsPerSubject: 1,
+		Discard:           jetstream.DiscardNew,
+		DenyDelete:        true,
+		DenyPurge:         gate,
+		AllowRollup:       !gate,
+		AllowDirect:       true,
+		AllowMsgTTL:       true,
+		NoAck:             gate,
+	}
+	if !gate {
+		c.SubjectDeleteMarkerTTL = ttlMarker
+	}
+	_, err := js.CreateStream(ctx, c)
 	return err
 }

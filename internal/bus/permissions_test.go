@@ -47,6 +47,12 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A header of its message may not sweep away what others told.
+	for _, what := range []string{"all", "sub"} {
+		if err := raw.PublishMsg(&nats.Msg{Subject: "$KV.colony.now." + string(anna), Header: nats.Header{"Nats-Rollup": {what}}, Data: []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, subject := range []string{
 		"$JS.API.STREAM.PURGE.KV_colony", "$JS.API.STREAM.DELETE.KV_colony", "$JS.API.DIRECT.GET.KV_colony.$KV.colony.about." + string(bert),
 		"$JS.API.STREAM.INFO.KV_colony", "refused." + string(bert), "$SYS.REQ.SERVER.PING",

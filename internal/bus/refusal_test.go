@@ -268,3 +268,27 @@ func TestWhatIsNoTokenIsRefusedBeforeDialling(t *testing.T) {
 		t.Errorf("an id that is none: %v", err)
 	}
 }
+
+// TestTwoProcessesWithOneIDDoNotReplaceOneAnotherForEver looks at a state directory that was copied.
+func TestTwoProcessesWithOneIDDoNotReplaceOneAnotherForEver(t *testing.T) {
+	t.Parallel()
+	p := open(t, t.TempDir(), "127.0.0.1:0", nil)
+	text, _ := p.token(t, rbee.JoinHive)
+	first, _ := joined(t, text, rbee.JoinHive, anna)
+	second, leave := joined(t, text, rbee.JoinHive, anna)
+	eventually(t, "the refusal of the one that came first", func() bool {
+		ok, err := first.Connected()
+		return !ok && rbee.CodeOf(err) == rbee.CodeConflict && strings.Contains(err.Error(), "came later")
+	})
+	if ok, err := second.Connected(); !ok {
+		t.Error("the later one is not there:", err)
+	}
+	if !strings.Contains(p.log.String(), "came later") {
+		t.Error("the gate does not say it")
+	}
+	leave()
+	eventually(t, "its place is free", func() bool { return p.Sessions() == 0 })
+	if err := first.Once(t.Context()); err != nil {
+		t.Error("the other one may not come back:", err)
+	}
+}

@@ -121,7 +121,7 @@ func (s *Server) startBus() error {
 	if err != nil {
 		return err
 	}
-	return makeBucket(ctx, js, 1, false)
+	return makeBucket(ctx, js, 1, true)
 }
 
 // Run lets clients in until ctx ends, and returns when all are gone and the bus

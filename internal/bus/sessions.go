@@ -2,6 +2,7 @@ package bus
 
 import (
 	"net"
+	"slices"
 	"sync"
 
 	"rbee"
@@ -11,7 +12,12 @@ import (
 type session struct {
 	hello
 	conn net.Conn
+
+	replaced []string // processes in whose place this one came
 }
+
+// maxReplaced bounds how many are known.
+const maxReplaced = 8
 
 // sessions are the connections that are there, so that they can be cut.
 type sessions struct {
@@ -34,8 +40,10 @@ func (s *sessions) add(one *session) (ok bool) {
 }
 
 // admit lets a connection in. An older one of the same program goes: its other
-// end is gone, or it would not have dialled again. Another token may not take
-// the place of a program that is there.
+// end is gone, or it would not have dialled again. If that was of another process
+// which comes back, there are two of them, and they would replace one another for
+// ever: the later one stays. Another token may not take the place of a program
+// that is there.
 func (s *sessions) admit(one *session) *rbee.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,11 +52,22 @@ func (s *sessions) admit(one *session) *rbee.Error {
 		if !in || other.ID != one.ID || other.Kind != one.Kind || other.Purpose != one.Purpose {
 			continue
 		}
-		if other.Token != one.Token {
-			return rbee.Errorf(rbee.CodeConflict, "cannot join the colony: a %s with the id %s is there, with another token", one.Kind, one.ID).
+		taken := ""
+		switch {
+		case other.Token != one.Token:
+			taken = "with another token"
+		case slices.Contains(other.replaced, one.Process):
+			taken = "which came later"
+		}
+		if taken != "" {
+			return rbee.Errorf(rbee.CodeConflict, "cannot join the colony: a %s with the id %s is there, %s", one.Kind, one.ID, taken).
 				Suggest("stop the other one; a state directory that was copied needs its file hive-id removed")
 		}
 		older = append(older, other)
+		one.replaced = other.replaced
+		if other.Process != one.Process {
+			one.replaced = append(slices.Clone(other.replaced[max(0, len(other.replaced)-maxReplaced+1):]), other.Process)
+		}
 	}
 	for _, other := range older {
 		delete(s.all, other)

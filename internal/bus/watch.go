@@ -18,7 +18,7 @@ type Update struct {
 	Now      *rbee.HiveNow
 	Prefixes *rbee.HivePrefixes
 	Gone     rbee.HiveID // a hive that left
-	Lost     bool        // it did not leave, it is just not heard any more
+	Lost     bool        // it did not leave, it is just not heard any more; a bus behind a gate tells this of cut connections only
 	Synced   bool        // all that was on the bus was told: hives without a Now since the connection are not there
 }
 

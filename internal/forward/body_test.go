@@ -69,3 +69,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkParse shows that the body is not copied.
+func BenchmarkParse(b *testing.B) {
+	body := []byte(`{"model":"a","stream":true,"messages":[{"role":"user","content":"` + strings.Repeat("words of it ", 80_000) + `"}]}`)
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := forward.Parse(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

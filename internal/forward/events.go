@@ -82,7 +82,7 @@ func (e *Events) fill() {
 	if end, events := lastEnd(fresh); events > 0 {
 		e.whole = len(e.buf) - len(fresh) + end
 		e.to.Passed(events, 0)
-		e.finite = isLast(e.buf[:e.whole])
+		e.finite = e.finite || isLast(e.buf[:e.whole]) // a comment may follow
 	} else if len(e.buf) > maxHeldBack {
 		e.whole = len(e.buf)
 	}

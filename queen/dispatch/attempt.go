@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -89,7 +90,7 @@ func (a *attempt) ask(target Target) *failure {
 	}
 	a.plane.At(rbee.WorkerID(a.resp.Header.Get(rbee.WorkerHeader)))
 	switch {
-	case a.resp.StatusCode >= http.StatusBadRequest:
+	case a.resp.StatusCode/100 != 2:
 		return refused(a.resp)
 	case strings.HasPrefix(a.resp.Header.Get("Content-Type"), sse.ContentType):
 		return a.awaitToken()
@@ -172,22 +173,28 @@ func (p *payload) Close() error {
 func (a *attempt) awaitToken() *failure {
 	events := forward.NewEvents(a.f.ctx, a.resp.Body, a)
 	buf := make([]byte, forward.BufferBytes)
-	for {
+	for heard := 0; ; { // bytes of whole lines
 		n, err := events.Read(buf)
 		if err != nil {
 			return a.brokeEarly(err)
 		}
-		what, data := listen(buf[:n])
+		a.held = append(a.held, buf[:n]...)
+		line := bytes.LastIndexByte(buf[:n], '\n') + 1
+		if line == 0 && len(a.held) <= maxBuffered {
+			continue // a part of a long line says nothing yet
+		}
+		end := len(a.held) - n + line
+		what, data := listen(a.held[heard:end])
 		switch {
 		case what == saidFailure:
 			failed := readFailure(0, data)
 			failed.body = nil
 			return failed
 		case what == saidToken, len(a.held) > maxBuffered:
-			a.held, a.body = append(a.held, buf[:n]...), events
+			a.body = events
 			return nil
 		}
-		a.held = append(a.held, buf[:n]...)
+		heard = end
 	}
 }
 

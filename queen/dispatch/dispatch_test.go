@@ -258,7 +258,7 @@ func TestErrorsHaveTheShapeOfOpenAI(t *testing.T) {
 	}{
 		"no JSON":          {`{`, "", 400, rbee.CodeInvalidRequest},
 		"no model":         {`{}`, "", 400, rbee.CodeInvalidRequest},
-		"no such name":     {`{"model":"x"}`, "", 400, rbee.CodeInvalidRequest},
+		"no such name":     {`{"model":"gpt-4o"}`, "", 404, rbee.CodeModelNotFound},
 		"no such model":    {`{"model":"file:/nowhere.gguf"}`, "", 404, rbee.CodeModelNotFound},
 		"no such hive":     {asks, "nobody", 404, rbee.CodeHiveNotFound},
 		"a hive by name":   {asks, "one", 200, ""},

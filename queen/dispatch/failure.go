@@ -40,14 +40,16 @@ var retried = map[rbee.Code]failureKind{
 	rbee.CodeModelNotFound: byWorker, rbee.CodeHiveNotFound: byWorker, rbee.CodeConflict: byWorker,
 	rbee.CodeBackendUnavailable: byWorker, rbee.CodeLoadingTimeout: byWorker,
 	rbee.CodeInsufficientRAM: byWorker, rbee.CodeVRAMExhausted: byWorker, rbee.CodeInsufficientDisk: byWorker,
-	rbee.CodeDownloadFailed: byWorker, rbee.CodeChecksumMismatch: byWorker,
+	rbee.CodeRequestCanceled: byWorker, // by the end of its hive: the client's leave ends the flight
+	rbee.CodeDownloadFailed:  byWorker, rbee.CodeChecksumMismatch: byWorker,
 	rbee.CodeConnectionTimeout: byWorker, rbee.CodeInternalError: byWorker,
 }
 
 // passing says whether the same hive may well do it the next time.
 func (f *failure) passing() bool {
 	switch f.err.Code {
-	case rbee.CodeWorkerNotFound, rbee.CodeWorkerNotReady, rbee.CodeWorkerCrashed, rbee.CodeConnectionTimeout:
+	case rbee.CodeWorkerNotFound, rbee.CodeWorkerNotReady, rbee.CodeWorkerCrashed, rbee.CodeConnectionTimeout, rbee.CodeRequestCanceled,
+		rbee.CodeConflict: // an attempt that was cut off may still end there
 		return true
 	}
 	return f.kind == byHive
@@ -89,7 +91,7 @@ func readFailure(status int, body []byte) *failure {
 		f.err.Message = strings.TrimSuffix(f.err.Message, "; "+f.err.Suggestion())
 	}
 	if s, ok := f.err.Details["retry_after_seconds"].(float64); ok {
-		f.err = httpapi.RetryAfter(f.err, int(s))
+		f.err = later(f.err, s)
 	}
 	return f
 }
@@ -105,7 +107,7 @@ func codeOf(status int) rbee.Code {
 		return rbee.CodeModelNotFound
 	case status == http.StatusServiceUnavailable:
 		return rbee.CodeWorkerNotReady
-	case status >= http.StatusInternalServerError, status == 0:
+	case status >= http.StatusInternalServerError, status < http.StatusBadRequest: // 0 is that of an event
 		return rbee.CodeBackendUnavailable
 	}
 	return rbee.CodeInvalidRequest
@@ -119,9 +121,14 @@ func refused(resp *http.Response) *failure {
 	}
 	f := readFailure(resp.StatusCode, body)
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
-		f.err = httpapi.RetryAfter(f.err, s)
+		f.err = later(f.err, float64(s))
 	}
 	return f
+}
+
+// later is httpapi.RetryAfter with what a hive says.
+func later(err *rbee.Error, seconds float64) *rbee.Error {
+	return httpapi.RetryAfter(err, int(min(max(seconds, 1), 3600)))
 }
 
 // errLost ends an attempt at a hive of which nothing is heard any more.

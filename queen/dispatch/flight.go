@@ -29,6 +29,8 @@ const (
 	// patience is how long a hive that failed may take to be back, where no other can
 	// serve the request.
 	patience = 4 * time.Second
+	// maxNode bounds the name of a hive that is asked for; the journal keeps it.
+	maxNode = 256
 	// shownOthers is how many alternatives a decision tells of.
 	shownOthers = 8
 )
@@ -76,9 +78,10 @@ func (d *Dispatcher) OpenAI(w http.ResponseWriter, r *http.Request) error {
 	f.ctx = ctx
 	d.metrics.inFlight.Inc()
 	defer d.metrics.inFlight.Dec()
+	w.Header().Set(rbee.RequestIDHeader, f.id)
 	out := reply{f: f, w: w, rc: http.NewResponseController(w), came: came}
+	defer func() { f.ticket.leave() }()
 	err = out.serve()
-	f.ticket.leave()
 	outcome := out.outcome(err)
 	f.record.end(outcome)
 	d.metrics.ended(outcome)
@@ -101,6 +104,7 @@ func (d *Dispatcher) take(r *http.Request) (*flight, error) {
 	}
 	f.stream = asked.Stream
 	f.record = d.journal.begin(f.id)
+	f.id = f.record.id
 	return f, nil
 }
 
@@ -110,13 +114,19 @@ func (f *flight) read(body []byte, node string) (forward.Request, error) {
 	if err != nil {
 		return asked, err
 	}
+	if len(node) > maxNode {
+		return asked, rbee.InvalidRequest(rbee.Fault{Field: "header." + rbee.NodeHeader, Problem: fmt.Sprintf("has more than %d bytes", maxNode)})
+	}
 	settings := &f.d.cfg.Settings
 	ref, err := settings.Resolve(asked.Model)
 	if err != nil {
-		return asked, err
+		return asked, forward.NoModel(err)
 	}
 	if _, alias := settings.Aliases[asked.Model]; alias { // which hives need not know
 		body = asked.Renamed(body, ref.String())
+	}
+	if len(body) > httpapi.DefaultMaxBodyBytes { // hives would hang up on it
+		return asked, rbee.InvalidRequest(rbee.Fault{Field: "body", Problem: "is too large with the name of its model in place of the alias"})
 	}
 	f.body = body
 	chain, promptBytes := prefix.Of(f.path, body)
@@ -293,7 +303,11 @@ func refusal(req *rbee.RouteRequest, why *rbee.RouteDecision) *rbee.Error {
 	case rbee.CodeModelNotFound:
 		return e.Suggest("see the models with GET /v1/models, or get it with 'rbee models pull %s'", req.ModelRef)
 	}
-	return httpapi.RetryAfter(e.Suggest("see why with 'rbee plan'"), 1)
+	e = e.Suggest("see why with 'rbee plan'")
+	if why.Code.Status() == http.StatusServiceUnavailable { // what lacks memory lacks it a second later, too
+		e = httpapi.RetryAfter(e, 1)
+	}
+	return e
 }
 
 func seconds(s float64) time.Duration {

@@ -1,32 +1,42 @@
 package dispatch
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"rbee"
+	"rbee/internal/httpapi"
 	"rbee/queen/sched"
 )
 
 const (
 	// maxRecords is how many requests the journal knows.
 	maxRecords = 1000
+	// maxWeight bounds what their decisions hold, in bytes: in a colony of a thousand
+	// hives one holds most of a megabyte.
+	maxWeight = 64 << 20
 	// maxAttempts is how many attempts it knows of one; of more it knows the last.
 	maxAttempts = 16
 )
 
 // journal is what was decided for the last requests.
 type journal struct {
-	mu   sync.Mutex
-	ring []*record // oldest first
-	byID map[string]*record
+	mu     sync.Mutex
+	ring   []*record // oldest first
+	byID   map[string]*record
+	weight int // of all
 }
 
 // record is what was decided for one request, and how it ended.
 type record struct {
+	journal *journal
+	id      string
+	time    time.Time
+	weight  int  // with the journal's lock
+	dropped bool // likewise
+
 	mu       sync.Mutex
-	id       string
-	time     time.Time
 	attempts []decided
 	outcome  *rbee.Outcome
 }
@@ -38,24 +48,48 @@ type decided struct {
 	failed   *rbee.Error
 }
 
-// begin makes the record of a request.
+// begin makes the record of a request. One whose id is that of another that runs
+// gets an id of its own: clients choose them, and workers take each once.
 func (j *journal) begin(id string) *record {
-	r := &record{id: id, time: time.Now()}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if other := j.byID[id]; other != nil && other.runs() {
+		id = httpapi.NewRequestID()
+	}
+	r := &record{journal: j, id: id, time: time.Now()}
 	if j.byID == nil {
 		j.byID = map[string]*record{}
 	}
-	if len(j.ring) == maxRecords {
+	j.ring = append(j.ring, r)
+	j.byID[id] = r
+	j.drop()
+	return r
+}
+
+// grow notes that a record holds more.
+func (j *journal) grow(r *record, weight int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if r.dropped {
+		return
+	}
+	r.weight += weight
+	j.weight += weight
+	j.drop()
+}
+
+// drop forgets the oldest records, if they are too many. The newest stays. The
+// lock is held.
+func (j *journal) drop() {
+	for len(j.ring) > maxRecords || len(j.ring) > 1 && j.weight > maxWeight {
 		old := j.ring[0]
-		j.ring = append(j.ring[:0], j.ring[1:]...)
+		j.ring = slices.Delete(j.ring, 0, 1)
+		j.weight -= old.weight
+		old.dropped = true
 		if j.byID[old.id] == old {
 			delete(j.byID, old.id)
 		}
 	}
-	j.ring = append(j.ring, r)
-	j.byID[id] = r
-	return r
 }
 
 func (j *journal) find(id string) *record {
@@ -76,6 +110,7 @@ func (j *journal) newest(n int) []*record {
 }
 
 func (r *record) decided(d *sched.Decision, req rbee.RouteRequest) {
+	r.journal.grow(r, d.Weight())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.attempts) == maxAttempts {
@@ -89,6 +124,12 @@ func (r *record) failed(err *rbee.Error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempts[len(r.attempts)-1].failed = err
+}
+
+func (r *record) runs() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.outcome == nil
 }
 
 func (r *record) end(o rbee.Outcome) {

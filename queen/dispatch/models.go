@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rbee"
+	"rbee/internal/forward"
 )
 
 // ModelsReply is all that can be asked for.
@@ -24,7 +25,7 @@ func (d *Dispatcher) ListModels(context.Context, *struct{}) (*ModelsReply, error
 func (d *Dispatcher) ShowModel(w http.ResponseWriter, r *http.Request) error {
 	ref, err := d.cfg.Settings.Resolve(r.PathValue("model"))
 	if err != nil {
-		return err
+		return forward.NoModel(err)
 	}
 	for _, m := range d.models() {
 		if m.ID == ref {

@@ -74,7 +74,7 @@ type DecisionReply struct{ Body rbee.DecisionRecord }
 func (d *Dispatcher) ShowDecision(_ context.Context, in *DecisionIn) (*DecisionReply, error) {
 	r := d.journal.find(in.ID)
 	if r == nil {
-		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "no request with this id is known: the queen keeps the last %d", maxRecords).
+		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "no request with this id is known: the queen keeps the last %d, fewer in a large colony", maxRecords).
 			Suggest("see the last ones with 'rbee why'")
 	}
 	return &DecisionReply{r.tell(true)}, nil

@@ -3,7 +3,9 @@ package dispatch
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -175,6 +177,13 @@ func (p *reply) cut(a *attempt, err error) {
 		p.whole = true
 	case p.f.ctx.Err() == nil:
 		p.failed, p.cutOff = a.crashed(err), true
+	case errors.Is(context.Cause(p.f.ctx), httpapi.ErrShutdown): // the client is still there
+		p.failed, p.cutOff = p.f.left(), !isStream(a.resp)
+		if !p.cutOff {
+			p.failed.RequestID = p.f.id
+			_, _ = p.w.Write(forward.LastEvents(httpapi.OpenAI(p.failed)))
+			_ = p.rc.Flush()
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -79,6 +80,7 @@ type rig struct {
 	testing.TB
 	*client.Client
 	url      string
+	end      context.CancelCauseFunc // of the contexts of its requests
 	wire     *wire
 	registry *registry.Registry
 	figures  *prometheus.Registry
@@ -100,12 +102,17 @@ func start(tb testing.TB, queue int) *rig {
 	var running sync.WaitGroup
 	running.Go(func() { _ = reg.Run(ctx, w) })
 	running.Go(func() { _ = d.Run(ctx) })
-	server := httptest.NewServer(api(d).Handler())
+	server := httptest.NewUnstartedServer(api(d).Handler())
+	base, end := context.WithCancelCause(context.Background())
+	server.Config.BaseContext = func(net.Listener) context.Context { return base }
+	server.Start()
+	r.end = end
 	r.url = server.URL
 	r.Client = client.New(server.URL)
 	tb.Cleanup(func() {
 		r.Close()
 		server.Close()
+		end(nil)
 		close(w.gone)
 		stop()
 		running.Wait()

@@ -29,6 +29,7 @@ type Target struct {
 type link struct {
 	direct *http.Transport   // made when first used
 	tunnel *tunnel.Transport // dialled by the hive; nil if it did not
+	clear  bool              // it was said that requests are not secret on their way
 }
 
 // Reach says how a hive is reached: on its own machine directly, else by https if
@@ -45,26 +46,33 @@ func (r *Registry) Reach(id rbee.HiveID) (Target, error) {
 		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "the hive %s is lost: nothing is heard of it", h.about.Name).
 			Suggest("see whether its machine and its network are up")
 	}
-	t := Target{Base: strings.TrimRight(h.about.URL, "/"), Key: h.about.Key}
+	t := Target{Base: h.about.URL, Key: h.about.Key}
 	near := r.cfg.Machine != "" && h.about.Machine == r.cfg.Machine
 	u, err := url.Parse(t.Base)
+	nowhere := err != nil || local(u.Hostname())
 	switch {
-	case near, err == nil && u.Scheme == "https":
+	case near, !nowhere && u.Scheme == "https":
 		t.Transport = h.link.directly()
 	case h.link.tunnel != nil:
 		t.Base, t.Transport = "http://localhost", h.link.tunnel // at the other end that is the hive
-	case err != nil || loopback(u.Hostname()):
+	case nowhere:
 		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "the hive %s cannot be reached: its address is %s, and it has not dialled this queen", h.about.Name, h.about.URL).
 			Suggest("have it listen on its network with hive.addr and hive.key, or let it join by the token of this queen")
 	default:
 		t.Transport = h.link.directly()
+		if !h.link.clear {
+			h.link.clear = true
+			r.cfg.Log.Warn("prompts and the key of a hive go over the network in clear: let it join by a token of this queen, or give it a certificate",
+				"hive", h.about.Name, "addr", h.about.URL)
+		}
 	}
 	return t, nil
 }
 
-func loopback(host string) bool {
+// local says whether a host is that of whoever asks.
+func local(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "" || strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+	return host == "" || strings.EqualFold(host, "localhost") || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
 }
 
 func (l *link) directly() *http.Transport {
@@ -105,7 +113,7 @@ func (r *Registry) Tunnel(id rbee.HiveID, conn net.Conn) {
 	r.mu.Lock()
 	h := r.known(id)
 	old := h.link.tunnel
-	h.link.tunnel = t
+	h.link.tunnel, h.failures = t, 0
 	r.mu.Unlock()
 	if old != nil {
 		_ = old.Close() // it may be closed

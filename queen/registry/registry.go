@@ -4,6 +4,7 @@
 //
 //	present ──3 s without a word──> lost ──it is heard──> present
 //	present, lost ──it says goodbye──> forgotten
+//	lost ──10 minutes without a word──> forgotten
 //
 // When her own bus is cut she hears of nobody, and that says nothing of them: all
 // stay as they were, and requests find out who is there.
@@ -32,8 +33,15 @@ import (
 const (
 	// LostAfter is how long a hive may be silent.
 	LostAfter = 3 * time.Second
+	// forgetAfter is how long a lost hive is remembered.
+	forgetAfter = 10 * time.Minute
 	// avoidFor is how long a hive that failed a request is avoided, at most.
 	avoidFor = 3 * time.Second
+	// One that fails again and again, and tells all the while that it is well, is
+	// avoided for twice as long each time, up to avoidMost. After failedFor without
+	// a failure that is forgotten.
+	avoidMost = 12 * time.Second
+	failedFor = 30 * time.Second
 	// lookEvery is how often silence is looked for.
 	lookEvery = 100 * time.Millisecond
 	// buildEvery bounds how often a new snapshot is made.
@@ -83,6 +91,8 @@ type hive struct {
 	lost     bool
 	avoid    time.Time // until then it gets no requests
 	failure  string    // why
+	failures int       // in a row
+	failed   time.Time // the last one
 	view     *sched.Hive
 	link     link
 }
@@ -153,17 +163,24 @@ func (r *Registry) take(u bus.Update) (e rbee.ColonyEvent, tell bool) {
 	switch {
 	case u.About != nil:
 		h = r.known(u.About.ID)
-		if old := h.about; old != nil && (old.Key != u.About.Key || old.URL != u.About.URL) {
+		about := boundedAbout(u.About)
+		if old := h.about; old != nil && (old.Key != about.Key || old.URL != about.URL) {
 			h.link.drop() // another process: what the old one told is void
-			h.now = nil
+			h.now, h.failures = nil, 0
 		}
-		h.about = u.About
+		h.about = about
 	case u.Now != nil:
 		h = r.known(u.Now.ID)
 		back := h.lost || h.now == nil || h.now.Standing != u.Now.Standing
-		h.now, h.heard, h.lost, h.avoid = u.Now, time.Now(), false, time.Time{}
+		if h.lost {
+			h.failures = 0
+		}
+		h.now, h.heard, h.lost = boundedNow(u.Now), time.Now(), false
+		if h.failures <= 1 {
+			h.avoid = time.Time{}
+		}
 		if h.view = nil; !back && h.about != nil {
-			e.Kind, e.Now = rbee.ColonyHiveNow, u.Now
+			e.Kind, e.Now = rbee.ColonyHiveNow, h.now
 			return e, true
 		}
 	case u.Prefixes != nil:
@@ -238,8 +255,8 @@ func (r *Registry) lookForSilence(ctx context.Context, b Bus) {
 			hearing = time.Now()
 		}
 		silent, forgiven := r.look(hearing)
-		for _, id := range silent {
-			r.apply(bus.Update{Gone: id, Lost: true})
+		for _, u := range silent {
+			r.apply(u)
 		}
 		if forgiven {
 			r.change()
@@ -247,9 +264,9 @@ func (r *Registry) lookForSilence(ctx context.Context, b Bus) {
 	}
 }
 
-// look lists the hives that are silent for long, and forgives those that failed
-// long ago.
-func (r *Registry) look(hearing time.Time) (silent []rbee.HiveID, forgiven bool) {
+// look says which hives are silent for long, or for so long that they are
+// forgotten, and forgives those that failed long ago.
+func (r *Registry) look(hearing time.Time) (silent []bus.Update, forgiven bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -258,8 +275,11 @@ func (r *Registry) look(hearing time.Time) (silent []rbee.HiveID, forgiven bool)
 		if since.Before(hearing) {
 			since = hearing
 		}
-		if !h.lost && now.Sub(since) > LostAfter {
-			silent = append(silent, id)
+		switch quiet := now.Sub(since); {
+		case quiet > forgetAfter:
+			silent = append(silent, bus.Update{Gone: id})
+		case quiet > LostAfter && !h.lost:
+			silent = append(silent, bus.Update{Gone: id, Lost: true})
 		}
 		if !h.avoid.IsZero() && now.After(h.avoid) {
 			h.avoid, h.view, forgiven = time.Time{}, nil, true
@@ -269,12 +289,17 @@ func (r *Registry) look(hearing time.Time) (silent []rbee.HiveID, forgiven bool)
 }
 
 // Failed says that a hive did not do what a request needed. It is avoided until it
-// is heard of again, for some seconds at most.
+// is heard of again, for some seconds at most; for longer if that is of no use.
 func (r *Registry) Failed(id rbee.HiveID, err error) {
 	r.mu.Lock()
-	h := r.hives[id]
-	if h != nil {
-		h.avoid, h.failure, h.view = time.Now().Add(avoidFor), fmt.Sprintf("a request failed there just now: %s", rbee.AsError(err).Message), nil
+	h, now := r.hives[id], time.Now()
+	if h != nil && h.avoid.IsZero() { // or else it is of the same time
+		if now.Sub(h.failed) > failedFor {
+			h.failures = 0
+		}
+		h.failed, h.failures = now, h.failures+1
+		h.avoid = now.Add(min(avoidFor<<min(max(0, h.failures-2), 8), avoidMost))
+		h.failure, h.view = fmt.Sprintf("a request failed there just now: %s", rbee.AsError(err).Message), nil
 	}
 	r.mu.Unlock()
 	r.change()

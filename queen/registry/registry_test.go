@@ -233,6 +233,8 @@ func TestHowAHiveIsReached(t *testing.T) {
 		"with a certificate":               {rbee.HiveAbout{URL: "https://hive.example/", Machine: "other"}, "https://hive.example"},
 		"at its address":                   {rbee.HiveAbout{URL: "http://10.0.0.1:80", Machine: "other"}, "http://10.0.0.1:80"},
 		"another machine's loopback":       {rbee.HiveAbout{URL: "http://127.0.0.1:1", Machine: "other"}, ""},
+		"another machine's any address":    {rbee.HiveAbout{URL: "http://0.0.0.0:1", Machine: "other"}, ""},
+		"a certificate for loopback":       {rbee.HiveAbout{URL: "https://127.0.0.1:1", Machine: "other"}, ""},
 		"another machine's loopback, name": {rbee.HiveAbout{URL: "http://localhost:1", Machine: "other"}, ""},
 		"no machine is known":              {rbee.HiveAbout{URL: "http://127.0.0.1:1"}, ""},
 	} {

@@ -18,6 +18,7 @@ type market struct {
 	starts  []start   // the others
 	served  bool      // a worker of it is there, or will be
 	out     []refusal // hives that have no option
+	kept    bool      // by its snapshot
 }
 
 // live is a market and the caches of its workers, which are large.
@@ -75,14 +76,18 @@ type start struct {
 	base, perToken float64
 }
 
-func newMarket(s *Snapshot, ref rbee.ModelRef) *live {
-	l := &live{market: &market{ref: ref, places: make([]place, len(s.hives))}}
+func newMarket(s *Snapshot, ref rbee.ModelRef, kept bool) *live {
+	l := &live{market: &market{ref: ref, kept: kept, places: make([]place, len(s.hives))}}
 	m := l.market
+	// Decisions outlive reports of hives, so they hold copies: of a report they need little.
+	models := make([]rbee.ColonyModel, 0, len(s.hives))
 	for i, h := range s.hives {
-		m.places[i] = place{h.site, h.models[ref]}
+		m.places[i] = place{hive: h.site}
 		m.bytes = max(m.bytes, h.downloadBytes)
 		if model := h.models[ref]; model != nil {
 			m.bytes = max(m.bytes, model.SizeBytes)
+			models = append(models, *model)
+			m.places[i].model = &models[len(models)-1]
 		}
 	}
 	s.flights.mu.Lock()
@@ -92,8 +97,8 @@ func newMarket(s *Snapshot, ref rbee.ModelRef) *live {
 		p, before := m.places[i], len(m.options)
 		flying := s.flights.hive(h.ID)
 		for i := range h.Workers {
-			if w := &h.Workers[i]; w.ModelRef == ref && serves(w) {
-				o := m.ofWorker(p, w, flying)
+			if w := h.Workers[i]; w.ModelRef == ref && serves(&w) {
+				o := m.ofWorker(p, &w, flying)
 				o.table = len(l.cached)
 				l.cached = append(l.cached, h.cached[w.ID])
 				m.options = append(m.options, o)
@@ -119,6 +124,15 @@ func newMarket(s *Snapshot, ref rbee.ModelRef) *live {
 		m.starts[i] = start{o.door, o.base, o.perToken}
 	}
 	return l
+}
+
+// door counts those that wait at a hive for a worker of the model. A market that is
+// not kept leaves nothing behind: its model may be a name that somebody made up.
+func (m *market) door(f *flying) *count {
+	if c := f.models[m.ref]; c != nil || m.kept {
+		return f.model(m.ref)
+	}
+	return &count{}
 }
 
 // serves says whether a worker answers, or will.
@@ -148,7 +162,7 @@ func (m *market) startsNot(p place) refusal {
 
 func (m *market) ofWorker(p place, w *rbee.ColonyWorker, f *flying) option {
 	o := option{
-		hive: p.hive, worker: w, kind: rbee.RouteReady, door: f.model(m.ref), seat: f.worker(w.ID), excluded: p.hive.excluded != "",
+		hive: p.hive, worker: w, kind: rbee.RouteReady, door: m.door(f), seat: f.worker(w.ID), excluded: p.hive.excluded != "",
 		reported: reported(w), slots: cmp.Or(max(0, w.SlotsTotal), defaultSlots), context: w.ContextTokens,
 	}
 	if w.SlotsTotal > 0 && !w.External {
@@ -162,7 +176,7 @@ func (m *market) ofWorker(p place, w *rbee.ColonyWorker, f *flying) option {
 }
 
 func (m *market) ofStart(p place, f *flying) option {
-	o := option{hive: p.hive, kind: rbee.RouteStart, door: f.model(m.ref), slots: defaultSlots}
+	o := option{hive: p.hive, kind: rbee.RouteStart, door: m.door(f), slots: defaultSlots}
 	if p.model == nil {
 		o.kind = rbee.RouteDownload
 		o.download = float64(cmp.Or(m.bytes, defaultBytes)) / downloadBps(p.hive)

@@ -120,6 +120,13 @@ type Decision struct {
 	strict  bool // by the estimated length of the prompt too
 }
 
+// Weight is about how many bytes a decision holds, as if it shared none of them.
+func (d *Decision) Weight() int {
+	const ofPlace, ofOption, ofWorker, ofHash = 300, 300, 300, 4
+	m := d.market
+	return ofPlace*(len(m.places)+len(m.out)) + ofOption*len(m.options) + ofWorker*m.workers + ofHash*len(d.request.Prefix)
+}
+
 // Route is where the request goes; false if nowhere.
 func (d *Decision) Route() (rbee.Route, bool) {
 	if d.at < 0 {
@@ -139,13 +146,16 @@ func (s *Snapshot) market(ref rbee.ModelRef) *live {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m = s.markets[ref]; m == nil {
-		m = newMarket(s, ref)
-		if len(s.markets) < maxMarkets { // clients choose the names of models
+		kept := (len(s.markets)+1)*len(s.hives) <= maxPlaces && len(s.markets) < maxMarkets // clients choose the names of models
+		if m = newMarket(s, ref, kept); kept {
 			s.markets[ref] = m
 		}
 	}
 	return m
 }
 
-// maxMarkets bounds what a snapshot keeps.
-const maxMarkets = 10_000
+// maxMarkets and maxPlaces, which are those of all markets, bound what a snapshot keeps.
+const (
+	maxMarkets = 10_000
+	maxPlaces  = 200_000
+)
