@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -66,17 +67,20 @@ func TestAStateDirectoryHasOneDaemonOfARole(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheTerminalEndsTheDaemon(t *testing.T) {
+func TestTheEndOfTheTerminalEndsTheDaemonUnlessSomebodyWantsThatIgnored(t *testing.T) {
+	nohup := signal.Ignored(syscall.SIGHUP) // the tests themselves may run under it
 	var cause error
 	err := daemon.Daemon{Log: slog.New(slog.DiscardHandler), Run: func(ctx context.Context) error {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			return err
 		}
-		<-ctx.Done()
+		if !nohup {
+			<-ctx.Done()
+		}
 		cause = context.Cause(ctx)
 		return nil
 	}}.Serve(t.Context())
-	if err != nil || !errors.Is(cause, daemon.ErrHungUp) {
+	if err != nil || errors.Is(cause, daemon.ErrHungUp) == nohup {
 		t.Errorf("it ended with %v because of %v", err, cause)
 	}
 }
