@@ -294,7 +294,7 @@ func TestOpenAIClientsNameTheModelOnly(t *testing.T) {
 	if list := r.workers(); len(list) != 1 || list[0].Requests != 3 {
 		t.Errorf("workers: %+v", list)
 	}
-	for model, want := range map[string]int{"": 400, "no model": 400, "file:/nowhere.gguf": 404} {
+	for model, want := range map[string]int{"": 400, "no model": 404, "file:/nowhere.gguf": 404} {
 		status, body, err := r.chat(t.Context(), model, false, 5)
 		if err != nil || status != want || !strings.Contains(body, `"type"`) {
 			t.Errorf("%q: %d %s %v", model, status, body, err)
