@@ -308,6 +308,10 @@ func TestOpenAIClientsNameTheModelOnly(t *testing.T) {
 	if status != http.StatusOK || !strings.Contains(body, `"text"`) {
 		t.Errorf("completions: %d %s", status, body)
 	}
+	status, body, _ = r.raw(http.MethodPost, "/v1/chat/template", `{"model":"mine","messages":[{"role":"user","content":"bee"}]}`)
+	if status != http.StatusOK || !strings.Contains(body, `"prompt_tokens"`) {
+		t.Errorf("template: %d %s", status, body)
+	}
 }
 
 func TestARequestSaysHowLongItsWorkerIsKept(t *testing.T) {

@@ -127,6 +127,10 @@ func (h *Hive) openAIRoutes() []httpapi.Route {
 			Method: post, Path: "/v1/embeddings", OpenAI: true,
 			Summary: "OpenAI's embeddings, in the same way.", Handler: httpapi.RawFunc(h.openAI),
 		},
+		{
+			Method: post, Path: "/v1/chat/template", OpenAI: true,
+			Summary: "The prompt that a conversation becomes, as the model's worker writes it.", Handler: httpapi.RawFunc(h.openAI),
+		},
 	}
 }
 

@@ -93,6 +93,10 @@ func (q *Queen) openAIRoutes() []httpapi.Route {
 			Summary: "OpenAI's embeddings, in the same way.", Handler: httpapi.RawFunc(q.dispatch.OpenAI),
 		},
 		{
+			Method: post, Path: "/v1/chat/template", OpenAI: true,
+			Summary: "The prompt that a conversation becomes, as the model's worker writes it.", Handler: httpapi.RawFunc(q.dispatch.OpenAI),
+		},
+		{
 			Method: get, Path: "/v1/models", OpenAI: true,
 			Summary: "Lists the models of all hives, and where each is ready, loads, or is on disk.", Handler: httpapi.JSON(q.dispatch.ListModels),
 		},

@@ -65,7 +65,8 @@ type doing struct {
 	ticket *ticket // in line
 }
 
-// OpenAI serves POST /v1/chat/completions, /v1/completions and /v1/embeddings.
+// OpenAI serves POST /v1/chat/completions, /v1/completions, /v1/embeddings and
+// /v1/chat/template.
 func (d *Dispatcher) OpenAI(w http.ResponseWriter, r *http.Request) error {
 	came := time.Now()
 	f, err := d.take(r)
