@@ -66,8 +66,8 @@ func newRelay(h *Hive) *relay {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil // workers are never behind the proxy of the web
 	t.DisableCompression = true
-	t.MaxIdleConnsPerHost = 64
-	t.ReadBufferSize, t.WriteBufferSize = forward.BufferBytes/2, forward.BufferBytes/4
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, 256                                   // of a worker; 0 is no bound for all of them together
+	t.ReadBufferSize, t.WriteBufferSize = forward.BufferBytes/2, forward.BufferBytes // a usual prompt goes out in one piece
 	r := &relay{hive: h, transport: t}
 	r.proxy = &httputil.ReverseProxy{
 		Transport:      t,
@@ -113,6 +113,9 @@ func rewrite(p *httputil.ProxyRequest) {
 		p.Out.Header.Set("Accept-Encoding", "identity") // events are to be seen
 	}
 	p.Out.Header.Set(rbee.RequestIDHeader, httpapi.RequestID(p.In.Context()))
+	if p.In.GetBody != nil { // The transport sends what it knows to be in memory in one piece with the headers.
+		p.Out.Body, _ = p.In.GetBody() // which cannot fail
+	}
 }
 
 // serve answers one request of /v1/workers/{id}/v1/...

@@ -1,11 +1,16 @@
 package hive
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"iter"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -166,4 +171,33 @@ func TestTheWorkerProgramIsFoundOrNamed(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 	}
+}
+
+func TestABodyThatWasReadGoesToTheWorkerInOnePiece(t *testing.T) {
+	const body = `{"model":"a"}`
+	in := httptest.NewRequest(http.MethodPost, "/v1/completions", strings.NewReader(body))
+	forward.SetBody(in, []byte(body))
+	in = in.WithContext(context.WithValue(in.Context(), relayedKey{}, &relayed{url: &url.URL{Scheme: "http", Host: "worker"}, path: "/v1/completions"}))
+	out := in.Clone(in.Context())
+	out.Body = struct{ io.ReadCloser }{in.Body} // as the proxy wraps it
+	rewrite(&httputil.ProxyRequest{In: in, Out: out})
+	var sent pieces
+	if err := out.Write(bufio.NewWriter(&sent)); err != nil {
+		t.Fatal(err)
+	}
+	if len(sent) != 0 {
+		t.Errorf("sent ahead: %q", sent)
+	}
+	if got, err := io.ReadAll(in.Body); err != nil || string(got) != body {
+		t.Errorf("the request has lost its body: %q, %v", got, err)
+	}
+}
+
+// pieces are what was written at a time.
+type pieces []string
+
+// Write implements io.Writer.
+func (p *pieces) Write(b []byte) (int, error) {
+	*p = append(*p, string(b))
+	return len(b), nil
 }

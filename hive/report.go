@@ -67,9 +67,17 @@ func (h *Hive) attendColony(ctx context.Context) {
 		for watching.Err() == nil {
 			_, changes := h.pool.Feed().Subscribe(watching)
 			h.member.Changed()
+			states := map[rbee.WorkerID]rbee.WorkerState{}
 			for e, err := range changes {
-				if err == nil && e.Kind != rbee.EventDecision {
+				switch {
+				case err != nil, e.Kind == rbee.EventDecision:
+				case e.Kind == rbee.EventWorker && states[e.Worker.ID] == e.Worker.State:
+					h.member.Used() // one request more or less; what else there is of it is told within a second
+				default:
 					h.member.Changed()
+				}
+				if e.Worker != nil {
+					note(states, e)
 				}
 			}
 		}
@@ -77,6 +85,15 @@ func (h *Hive) attendColony(ctx context.Context) {
 	h.member.Run(ctx)
 	stop()
 	all.Wait()
+}
+
+// note keeps the states of the workers that are there.
+func note(states map[rbee.WorkerID]rbee.WorkerState, e rbee.Event) {
+	if e.Kind == rbee.EventWorkerGone {
+		delete(states, e.Worker.ID)
+		return
+	}
+	states[e.Worker.ID] = e.Worker.State
 }
 
 // reportNow is what changes with each request.

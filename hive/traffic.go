@@ -23,7 +23,7 @@ const (
 	// slotsTime bounds how long a worker may take to say what its slots do.
 	slotsTime = 2 * time.Second
 	// slotsPause bounds how often they are asked, however many requests end.
-	slotsPause = 50 * time.Millisecond
+	slotsPause = 500 * time.Millisecond
 )
 
 // traffic is what the hive knows of requests to its workers, and of what was

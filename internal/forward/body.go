@@ -73,7 +73,9 @@ func (r Request) Renamed(body []byte, model string) []byte {
 	return append(append(out, quoted...), body[r.to:]...)
 }
 
-// SetBody gives a request another body.
+// SetBody gives a request another body, which can be had again.
 func SetBody(req *http.Request, body []byte) {
-	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.Body, _ = req.GetBody() // which cannot fail
+	req.ContentLength = int64(len(body))
 }

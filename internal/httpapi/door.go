@@ -112,11 +112,10 @@ func (a *API) admit(r *http.Request) error {
 		return rbee.Errorf(rbee.CodeForbiddenOrigin, "the request's host is not an address of this machine").
 			Suggest("call 127.0.0.1 or localhost, or give the daemon a key")
 	}
-	if err := checkOrigin(r); err != nil {
+	if err := checkOrigin(r); err != nil || a.cfg.Key == "" {
 		return err
 	}
-	_, pattern := a.mux.Handler(r)
-	if a.cfg.Key == "" || a.open[pattern] {
+	if _, pattern := a.mux.Handler(r); a.open[pattern] {
 		return nil
 	}
 	if !strings.HasPrefix(r.Header.Get("Authorization"), bearer) {

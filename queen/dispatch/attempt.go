@@ -125,8 +125,8 @@ func (a *attempt) request(target Target) (*http.Request, error) {
 		return nil, err
 	}
 	req.ContentLength = int64(len(f.body))
-	req.GetBody = func() (io.ReadCloser, error) { return &payload{rest: f.body}, nil } // asked before there is a reply
-	req.Body, _ = req.GetBody()                                                        // which cannot fail
+	req.GetBody = func() (io.ReadCloser, error) { return payloadOf(f.body), nil } // asked before there is a reply
+	req.Body = payloadOf(f.body)
 	req.Header["Content-Type"] = []string{"application/json"}
 	req.Header["Accept-Encoding"] = []string{"identity"} // events are to be seen
 	req.Header["X-Idempotency-Key"] = nil                // is not sent: only says that it may be sent again
@@ -142,8 +142,21 @@ func (a *attempt) request(target Target) (*http.Request, error) {
 	return req, nil
 }
 
-// payload is the body of a request. Once it is closed it lets go of the bytes: a
-// stream may last long. A transport may close it while it is read.
+// togetherBytes bounds the bodies that go out with their headers, in one piece:
+// with them they fit into what a transport writes at once.
+const togetherBytes = 3 << 10
+
+// payloadOf is the body of a request. A transport that knows the type of a body to
+// be of memory does not send the headers ahead, for which the hive would wake twice.
+func payloadOf(body []byte) io.ReadCloser {
+	if len(body) <= togetherBytes {
+		return io.NopCloser(bytes.NewReader(body))
+	}
+	return &payload{rest: body}
+}
+
+// payload is the body of a large request. Once it is closed it lets go of the bytes:
+// a stream may last long. A transport may close it while it is read.
 type payload struct {
 	mu   sync.Mutex
 	rest []byte
