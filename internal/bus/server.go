@@ -93,6 +93,7 @@ func (s *Server) startBus() error {
 		// The server wants a directory; what is in memory leaves no file there.
 		StoreDir:                   filepath.Join(s.cfg.Dir, "bus"),
 		JetStreamMaxMemory:         1 << 30,
+		MaxPayload:                 8 << 20, // a hive with thousands of models has much to say of itself
 		JetStreamMaxStore:          1,
 		CustomClientAuthentication: s.grants,
 		AuthTimeout:                handshakeTime.Seconds(),
