@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"rbee"
 	"rbee/models"
@@ -93,9 +95,8 @@ func TestThreeHivesOfDifferentSpeedsAnswerFiveHundredMixedRequests(t *testing.T)
 
 // crowdServer is a server of others, beside a hive, whose streams go on after their
 // first token only when so many have come: all of them are there at one time.
-func crowdServer(t *testing.T, streams int) (base string) {
+func crowdServer(t *testing.T, streams int, come *atomic.Int64) (base string) {
 	t.Helper()
-	var come atomic.Int64
 	all := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
@@ -131,9 +132,12 @@ func crowdServer(t *testing.T, streams int) (base string) {
 // Two thousand streams that go through one queen and hive at one time are all
 // answered whole.
 func TestTwoThousandStreamsCompleteOnOneQueen(t *testing.T) {
-	const streams = 2000
+	const streams, beginning = 2000, 50                            // at a time; more would only show how long the line at the queen may be
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // a stream that fails never comes, and all wait for it
+	defer cancel()
+	var come atomic.Int64
 	q := newQueen(t, "127.0.0.1")
-	h := newMember(t, place{addr: "127.0.0.1"}, "", q.token(rbee.JoinHive), "RBEE_EXTERNAL=others="+crowdServer(t, streams))
+	h := newMember(t, place{addr: "127.0.0.1"}, "", q.token(rbee.JoinHive), "RBEE_EXTERNAL=others="+crowdServer(t, streams, &come))
 	h.start()
 	h.await()
 	eventually(t, "the queen knows the server", func() bool {
@@ -141,7 +145,10 @@ func TestTwoThousandStreamsCompleteOnOneQueen(t *testing.T) {
 		return told != nil && len(told.Workers) == 1 && told.Workers[0].SlotsTotal == streams
 	})
 	before := memoryOf(t, q.run.pid())
-	hits := volley(t.Context(), q.official(), streams, count(streams, func(int) shot {
+	hits := volley(ctx, q.official(), streams, count(streams, func(i int) shot {
+		for int64(i)-come.Load() > beginning && ctx.Err() == nil {
+			<-time.After(time.Millisecond)
+		}
 		return shot{kind: "completion", model: "external:others/crowd", prompt: "x", stream: true, tokens: 2}
 	}))
 	t.Logf("with the race detector the queen took %d KiB more for each", (memoryOf(t, q.run.pid())-before)/streams>>10)

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// dialTime bounds how long a hive may take to accept a connection.
-	dialTime = 2 * time.Second
+	// dialTime bounds how long a hive may take to accept a connection. A busy machine
+	// takes its time, and one that is cut off is given up as lost before that.
+	dialTime = 5 * time.Second
 	// idleConns is how many connections to a hive are kept for the next requests.
 	idleConns = 256
 )
