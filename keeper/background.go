@@ -17,7 +17,7 @@ import (
 // startInBackground starts a daemon of ours in the background, with its log in
 // the state directory. It returns its pid when it answers.
 func startInBackground(ctx context.Context, cfg conf.Config, role, name string, args []string) (int, error) {
-	program, err := findProgram(name)
+	program, err := daemon.Program(name)
 	if err != nil {
 		return 0, err
 	}
@@ -49,7 +49,7 @@ func awaitAnswer(ctx context.Context, cfg conf.Config, role string, pid int, log
 	defer tick.Stop()
 	for {
 		if _, err := supervise.StartTime(pid); errors.Is(err, supervise.ErrNoProcess) {
-			return lastWords("the "+role+" ended at once", "see its log", tailOf(daemon.LogFile(cfg.Home, role), logOffset))
+			return daemon.LastWords("the "+role+" ended at once", "see its log", tailOf(daemon.LogFile(cfg.Home, role), logOffset))
 		}
 		if note, alive := daemon.ReadNote(cfg.Home, role); alive && note.PID == pid && answersAt(ctx, note.URL) {
 			return nil

@@ -17,6 +17,7 @@ import (
 
 	"rbee"
 	"rbee/internal/conf"
+	"rbee/internal/daemon"
 	"rbee/internal/engines"
 )
 
@@ -129,7 +130,7 @@ func versionCheck() check {
 }
 
 func programCheck(name string) check {
-	path, err := findProgram(name)
+	path, err := daemon.Program(name)
 	switch {
 	case err != nil && name == "queen-rbee":
 		return check{"program " + name, note, "is not installed; a machine with a hive alone needs none", ""}

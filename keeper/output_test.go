@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"rbee"
+	"rbee/internal/daemon"
 )
 
 func testOutput() (o *output, stdout, stderr *bytes.Buffer) {
@@ -206,7 +207,7 @@ func TestLastWordsOfAProgram(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, _, stderr := testOutput()
-			o.failure(lastWords("it ended", "exit status 2", tc.lines))
+			o.failure(daemon.LastWords("it ended", "exit status 2", tc.lines))
 			if diff := cmp.Diff(tc.want, stderr.String()); diff != "" {
 				t.Error(diff)
 			}

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +15,7 @@ import (
 	"rbee"
 	"rbee/client"
 	"rbee/internal/conf"
+	"rbee/internal/daemon"
 	"rbee/internal/logging"
 	"rbee/internal/supervise"
 )
@@ -41,7 +40,7 @@ type privateHive struct {
 // startPrivateHive starts a hive on a free port. It returns when the hive
 // listens. Whatever ends this process ends the hive and its workers, too.
 func startPrivateHive(ctx context.Context, cfg conf.Config) (*privateHive, error) {
-	program, err := findProgram("rbee-hive")
+	program, err := daemon.Program("rbee-hive")
 	if err != nil {
 		return nil, err
 	}
@@ -137,59 +136,7 @@ func (p *privateHive) stop(ctx context.Context) {
 
 // whyEnded makes an error of what a program said before it ended.
 func whyEnded(p *supervise.Process) error {
-	return lastWords("the hive ended at once", p.Exit().String(), p.Log().Lines())
-}
-
-// lastWords finds the error and the suggestion that one of our programs
-// printed. Without them the last line has to do.
-func lastWords(what, cause string, lines []string) error {
-	message, suggestion, last := "", "", ""
-	for _, line := range lines {
-		if text, ok := strings.CutPrefix(line, "Error: "); ok {
-			message, suggestion = text, ""
-		}
-		if text, ok := strings.CutPrefix(line, "Suggestion: "); ok {
-			suggestion = text
-		}
-		if strings.TrimSpace(line) != "" {
-			last = line
-		}
-	}
-	if message == "" {
-		message = what + " (" + cause + ")"
-		if last != "" {
-			message += ": " + last
-		}
-	}
-	if suggestion == "" {
-		suggestion = "see 'rbee doctor'"
-	}
-	return rbee.Errorf(rbee.CodeInternalError, "%s", message).Suggest("%s", suggestion)
-}
-
-// findProgram looks for one of our programs beside this one, then in PATH.
-func findProgram(name string) (string, error) {
-	if self, err := os.Executable(); err == nil {
-		for _, path := range []string{self, resolved(self)} {
-			beside := filepath.Join(filepath.Dir(path), name)
-			if found, err := exec.LookPath(beside); err == nil {
-				return found, nil
-			}
-		}
-	}
-	found, err := exec.LookPath(name)
-	if err != nil { // also one in the working directory, which may be anybody's
-		return "", rbee.Errorf(rbee.CodeInternalError, "cannot find the program %s beside rbee or in PATH", name).
-			Suggest("install all programs of rbee into one directory")
-	}
-	return filepath.Abs(found)
-}
-
-func resolved(path string) string {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		return target
-	}
-	return path
+	return daemon.LastWords("the hive ended at once", p.Exit().String(), p.Log().Lines())
 }
 
 // firstLine takes the output of a program and hands out its first line.

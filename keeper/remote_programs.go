@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"rbee"
+	"rbee/internal/daemon"
 )
 
 // remotePrograms are those that a machine with a hive needs.
@@ -72,7 +73,7 @@ func localPrograms(host, platform, dir string) (all []*program, err error) {
 		case name == "rbee":
 			p.path, err = os.Executable()
 		default:
-			p.path, err = findProgram(name)
+			p.path, err = daemon.Program(name)
 		}
 		if err != nil {
 			return all, err

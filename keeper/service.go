@@ -12,6 +12,7 @@ import (
 
 	"rbee"
 	"rbee/internal/conf"
+	"rbee/internal/daemon"
 	"rbee/internal/service"
 )
 
@@ -124,7 +125,7 @@ at last done or error.`,
 
 // serviceSpec is the service of this program's hive.
 func serviceSpec(cfg conf.Config, system bool, keyFile string) (service.Spec, error) {
-	program, err := findProgram("rbee-hive")
+	program, err := daemon.Program("rbee-hive")
 	if err != nil {
 		return service.Spec{}, err
 	}
