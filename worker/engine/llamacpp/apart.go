@@ -115,24 +115,47 @@ func (a *apart) rows(ready []*sequence) {
 		}
 	}
 	slices.SortFunc(ready, func(x, y *sequence) int { return cmp.Compare(x.held.ID, y.held.ID) })
-	a.gaps = false
-	longest := 0
+	longest, drafts := 0, false
 	for _, seq := range ready {
-		longest = max(longest, seq.held.Len())
+		longest, drafts = max(longest, seq.held.Len()), drafts || len(seq.draft) > 0
 	}
-	for i, seq := range ready {
-		if i > 0 {
-			from := ready[i-1].held.ID + 1
-			gap := seq.held.ID - from
-			a.gaps = a.gaps || gap > 0
-			for id := from; gap*worthFilling <= len(ready) && id < seq.held.ID; id++ {
-				if a.book.Holds(id) <= longest { // or all rows would take as long as it
-					a.add1(id, a.book.Holds(id))
-				}
+	// A pad that is longer would have all rows take as long as it.
+	fits := func(id int) bool { return id >= 0 && id < a.info.Slots && a.book.Holds(id) <= longest }
+	a.gaps = false
+	var pads []int
+	for i := 1; i < len(ready); i++ {
+		from, to := ready[i-1].held.ID+1, ready[i].held.ID
+		a.gaps = a.gaps || to > from
+		for id := from; (to-from)*worthFilling <= len(ready) && id < to; id++ {
+			if fits(id) {
+				pads = append(pads, id)
 			}
 		}
+	}
+	if n := a.pace.times.padding(len(ready) + len(pads)); n > 0 && !drafts {
+		before, after := ready[0].held.ID-1, ready[len(ready)-1].held.ID+1
+		for ; n > 0 && fits(after); n, after = n-1, after+1 {
+			pads = append(pads, after)
+		}
+		for ; n > 0 && fits(before); n, before = n-1, before-1 {
+			pads = append(pads, before)
+		}
+		slices.Sort(pads)
+	}
+	for _, seq := range ready {
+		pads = a.addPads(pads, seq.held.ID)
 		a.addDecode(seq)
 	}
+	a.addPads(pads, a.info.Slots)
+}
+
+// addPads adds a row for each number below the limit, and returns the others.
+func (a *apart) addPads(ids []int, limit int) []int {
+	for len(ids) > 0 && ids[0] < limit {
+		a.add1(ids[0], a.book.Holds(ids[0]))
+		ids = ids[1:]
+	}
+	return ids
 }
 
 // worthFilling is how many rows are worth one that nobody needs.
@@ -161,25 +184,13 @@ func (a *apart) prompts(pieces []piece) {
 	for _, p := range pieces {
 		a.addPiece(p)
 		n := -p.n & (rowBlock - 1)
-		if n == rowBlock-1 || n > room || p.seq.fed+n > a.each {
+		if n > mostPads || n > room || p.seq.fed+n > a.each {
 			continue // the rows would take longer
 		}
 		room -= n
 		for i := range n {
 			a.add1(p.seq.held.ID, p.seq.fed+i)
 		}
-	}
-}
-
-// pad adds a row behind those that decode where that makes a step shorter: see rowBlock.
-func (a *apart) pad(rows bool) {
-	tokens := int(a.batch.NTokens)
-	if !rows || tokens == 0 || !a.pace.times.padding(tokens) {
-		return
-	}
-	last := a.computed[len(a.computed)-1].held
-	if id := last.ID + 1; id < a.info.Slots && a.book.Holds(id) <= last.Len() {
-		a.add1(id, a.book.Holds(id))
 	}
 }
 

@@ -105,16 +105,29 @@ func TestSequencesOfOtherNumbersFillTheGapsOfABatch(t *testing.T) {
 		decode  []int       // numbers of those that decode
 		holds   map[int]int // tokens of others; those that decode have 10
 		padding []int
+		slow    bool // a row more makes the step shorter
 	}{
-		{"none is missing", []int{1, 2, 3, 4}, nil, nil},
-		{"an empty one", []int{0, 1, 3, 4}, nil, []int{2}},
-		{"a kept one", []int{0, 1, 3, 4}, map[int]int{2: 8}, []int{2}},
-		{"a long one would hold up all", []int{0, 1, 3, 4}, map[int]int{2: 200}, nil},
-		{"a full one", []int{0, 1, 3, 4}, map[int]int{2: 256}, nil},
-		{"too wide", []int{0, 1, 5}, nil, nil},
-		{"two", []int{0, 2, 3, 4, 6, 7}, nil, []int{1, 5}},
+		{"none is missing", []int{1, 2, 3, 4}, nil, nil, false},
+		{"an empty one", []int{0, 1, 3, 4}, nil, []int{2}, false},
+		{"a kept one", []int{0, 1, 3, 4}, map[int]int{2: 8}, []int{2}, false},
+		{"a long one would hold up all", []int{0, 1, 3, 4}, map[int]int{2: 200}, nil, false},
+		{"a full one", []int{0, 1, 3, 4}, map[int]int{2: 256}, nil, false},
+		{"too wide", []int{0, 1, 5}, nil, nil, false},
+		{"two", []int{0, 2, 3, 4, 6, 7}, nil, []int{1, 5}, false},
+		{"nobody decodes", nil, nil, nil, true},
+		{"three are slow", []int{2, 3, 4}, nil, []int{5}, true},
+		{"the next is long", []int{2, 3, 4}, map[int]int{5: 200}, []int{1}, true},
+		{"the last ones", []int{5, 6, 7}, nil, []int{4}, true},
+		{"one on each side", []int{1, 2, 3, 4, 5, 6}, nil, []int{0, 7}, true},
+		{"beside a filled gap", []int{1, 2, 4, 5, 6, 7}, nil, []int{0, 3}, true},
 	} {
 		e := still(t)
+		e.info.Slots = 8
+		if c.slow {
+			for rows := range 8 {
+				e.pace.times.shape[rows] = 1 + float64(rows%4)
+			}
+		}
 		cells := &apart{Engine: e, each: 256}
 		e.cells, e.book = cells, slots.NewBookApart(8, 256, noMemory{}, 0)
 		for id := range 8 {

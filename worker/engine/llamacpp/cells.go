@@ -17,8 +17,6 @@ type cells interface {
 	rows(ready []*sequence)
 	// prompts adds pieces of prompts.
 	prompts(pieces []piece)
-	// pad fills up a batch, of rows of sequences that decode or of prompts.
-	pad(rows bool)
 	// unpad takes what was padded out of the KV cache.
 	unpad()
 }
@@ -96,24 +94,22 @@ func (c unified) rows(ready []*sequence) {
 	for _, seq := range ready {
 		c.addDecode(seq)
 	}
+	c.pad(c.pace.times.padding(int(c.batch.NTokens)))
 }
 
 func (c unified) prompts(pieces []piece) {
 	for _, p := range pieces {
 		c.addPiece(p)
 	}
+	if n := -int(c.batch.NTokens) & (rowBlock - 1); n <= mostPads {
+		c.pad(n)
+	}
 }
 
-// pad adds rows of the scratch sequence where that makes a step shorter: see rowBlock.
-func (c unified) pad(rows bool) {
+// pad adds rows of the scratch sequence, which make a step shorter: see rowBlock.
+func (c unified) pad(n int) {
 	tokens := int(c.batch.NTokens)
-	n := -tokens & (rowBlock - 1)
-	switch {
-	case !c.pads || n == 0 || tokens == 0 || tokens+n > batchTokens:
-		return
-	case rows && !c.pace.times.padding(tokens), !rows && n == rowBlock-1:
-		return // the rows would take longer
-	case !c.book.Room(tokens + n):
+	if !c.pads || tokens == 0 || tokens+n > batchTokens || !c.book.Room(tokens+n) {
 		return
 	}
 	for i := range n {

@@ -245,11 +245,15 @@ func (t *stepTimes) price(rows, more int) float64 {
 	return (all - base) / base * float64(rows)
 }
 
-// padding says whether a step of so many rows is shorter with one row more. It
-// tries once it knows how long it is without.
-func (t *stepTimes) padding(rows int) bool {
-	if rows%rowBlock != rowBlock-1 || rows >= mostRows || t.shape[rows] == 0 {
-		return false
+// padding is how many rows more make a step of so many rows shorter: those up to a whole
+// block, or none. It tries once it knows how long it is without.
+func (t *stepTimes) padding(rows int) int {
+	n := -rows & (rowBlock - 1)
+	if n > mostPads || rows+n > mostRows || t.shape[rows] == 0 || t.shape[rows+n] >= 0.97*t.shape[rows] {
+		return 0
 	}
-	return t.shape[rows+1] < 0.97*t.shape[rows]
+	return n
 }
+
+// mostPads is the most rows that can be worth their while.
+const mostPads = rowBlock / 2

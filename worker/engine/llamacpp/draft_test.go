@@ -164,25 +164,27 @@ func TestDraftsChangeNothingButTheSpeed(t *testing.T) {
 	}
 }
 
-func TestARowIsAddedWhereThatMakesAStepShorter(t *testing.T) {
+func TestRowsAreAddedWhereThatMakesAStepShorter(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		rows     int
 		without  float64
 		with     float64
-		expected bool
+		expected int
 	}{
-		{"shorter", 3, 0.008, 0.006, true},
-		{"shorter, more rows", 7, 0.014, 0.011, true},
-		{"as long", 3, 0.008, 0.008, false},
-		{"not known without", 3, 0, 0.006, false},
-		{"not known with", 3, 0.008, 0, true},
-		{"a whole block", 4, 0.008, 0.006, false},
+		{"shorter", 3, 0.008, 0.006, 1},
+		{"shorter, two rows", 14, 0.027, 0.025, 2},
+		{"shorter, three rows", 5, 0.008, 0.006, 0},
+		{"as long", 3, 0.008, 0.008, 0},
+		{"not known without", 3, 0, 0.006, 0},
+		{"not known with", 3, 0.008, 0, 1},
+		{"a whole block", 4, 0.008, 0.006, 0},
+		{"the last that is learned", mostRows - 1, 0.008, 0.006, 1},
 	} {
 		var times stepTimes
-		times.shape[c.rows], times.shape[c.rows+1] = c.without, c.with
+		times.shape[(c.rows+3)/4*4], times.shape[c.rows] = c.with, c.without
 		if got := times.padding(c.rows); got != c.expected {
-			t.Errorf("%s: %t", c.name, got)
+			t.Errorf("%s: %d rows are added, want %d", c.name, got, c.expected)
 		}
 	}
 }

@@ -39,6 +39,8 @@ type Engine struct {
 	figures engine.Stats   // as of the last step
 	doing   []engine.SlotInfo
 	ending  atomic.Bool // set by Close
+	watched []*sequence // those in the batch that is computed, if it is worth giving up
+	abort   *uint64     // a text of C, empty as long as the batch is wanted
 
 	// Everything below belongs to the loop.
 	options  engine.Options
@@ -76,8 +78,6 @@ type Engine struct {
 	enders     []engine.Token      // tokens that end a text
 	ends       []bool              // the same, by token
 
-	abortID      uintptr
-	watching     bool
 	pace         pace
 	maxDraft     int
 	guesser      *draftModel // nil without a draft model
@@ -193,6 +193,7 @@ func (e *Engine) publish() {
 func (e *Engine) Close() error {
 	e.closeLine() // first: the loop, which ends then, empties the line once
 	e.ending.Store(true)
+	e.reconsider()
 	e.nudge()
 	e.loop.Wait()
 	return nil
@@ -271,6 +272,7 @@ func (e *Engine) consume(
 	quit := func(reason rbee.StopReason) {
 		own = reason
 		seq.quit.Store(true)
+		e.reconsider()
 		e.nudge()
 	}
 	ended := false

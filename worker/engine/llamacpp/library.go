@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,8 +30,7 @@ type library struct {
 	progress uintptr    // C function that reports the progress of a load
 	loads    sync.Map   // number of a load → func(float32) bool
 
-	abort    uintptr  // C function that asks whether to give up a batch
-	watched  sync.Map // number of an engine → func() bool
+	abort    uintptr // C function that asks whether to give up a batch
 	setAbort ffi.Fun
 }
 
@@ -72,6 +72,9 @@ func open(dir string, logger *slog.Logger) (*library, error) {
 	if err != nil {
 		return refuse(err)
 	}
+	if lib.abort, err = strlen(native); err != nil {
+		return refuse(err)
+	}
 	lib.makeCallbacks()
 	lib.log.begin(logger)
 	llama.Init()
@@ -89,13 +92,6 @@ func (l *library) makeCallbacks() {
 		return 0
 	})
 	l.progress = params.ProgressCallback
-	l.abort = purego.NewCallback(func(id uintptr) uintptr {
-		abandoned, ok := l.watched.Load(id)
-		if ok && abandoned.(func() bool)() {
-			return 1
-		}
-		return 0
-	})
 	llama.LogSet(purego.NewCallback(func(level int32, text *byte, _ uintptr) uintptr {
 		l.log.take(level, text)
 		return 0
@@ -110,14 +106,26 @@ func (l *library) follow(report func(float32) bool) (id uintptr, done func()) {
 	return id, func() { l.loads.Delete(id) }
 }
 
-// watchAbort has llama.cpp ask, before each node of a batch's graph, whether
-// to give the batch up; id 0 stops that.
-func (l *library) watchAbort(c llama.Context, id uintptr) {
-	callback := l.abort
-	if id == 0 {
-		callback = 0
+// watchAbort has llama.cpp ask, before each node of a batch's graph, whether to give
+// the batch up: whether a text of C is not empty. To ask a function in Go would take
+// a microsecond each time, and keep Go's scheduler awake. The text must live as long as
+// the context.
+func (l *library) watchAbort(c llama.Context, text *uint64) {
+	l.setAbort.Call(nil, unsafe.Pointer(&c), unsafe.Pointer(&l.abort), unsafe.Pointer(&text))
+}
+
+// strlen is where the C library has it, on which llama.cpp's depends.
+func strlen(native loader.Lib) (uintptr, error) {
+	prepare := native.Prep
+	if runtime.GOOS == "windows" { // which looks in one library only
+		c, err := ffi.Load("ucrtbase.dll")
+		if err != nil {
+			return 0, err
+		}
+		prepare = c.Prep
 	}
-	l.setAbort.Call(nil, unsafe.Pointer(&c), unsafe.Pointer(&callback), unsafe.Pointer(&id))
+	f, err := prepare("strlen", &ffi.TypePointer, &ffi.TypePointer)
+	return f.Addr, err
 }
 
 // explain makes an error of what llama.cpp last logged.

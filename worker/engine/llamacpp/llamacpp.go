@@ -81,7 +81,7 @@ func start(
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{lib: lib, wake: make(chan struct{}, 1)}
+	e := &Engine{lib: lib, wake: make(chan struct{}, 1), abort: new(uint64)}
 	loaded := make(chan error, 1)
 	e.loop.Go(func() {
 		// The model and its context are used from this thread alone.
@@ -200,7 +200,8 @@ func (e *Engine) makeContext() error {
 		}
 	}
 	e.mixes.applied = &e.mixes.plain
-	e.outputs, e.threads, e.watching = int(params.NOutputsMax), e.options.Threads, false
+	e.outputs, e.threads = int(params.NOutputsMax), e.options.Threads
+	e.lib.watchAbort(e.context, e.abort)
 	// A model that keeps no memory of what it reads gives vectors only.
 	e.memory, _ = llama.GetMemory(e.context)
 	if err := e.useAdapters(e.context); err != nil {
@@ -282,9 +283,6 @@ func (e *Engine) free() {
 	e.inUse.Lock()
 	defer e.inUse.Unlock()
 	e.freed = true
-	if e.abortID != 0 {
-		e.lib.watched.Delete(e.abortID)
-	}
 	e.freeEmbeds()
 	if e.batch.Token != nil {
 		_ = llama.BatchFree(e.batch) // never fails

@@ -3,6 +3,7 @@ package llamacpp
 import (
 	"cmp"
 	"slices"
+	"sync/atomic"
 
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -41,8 +42,6 @@ func (e *Engine) makeSlots(o engine.Options) {
 			e.masked = append(e.masked, engine.Token(t))
 		}
 	}
-	e.abortID = e.lib.next.Add(1)
-	e.lib.watched.Store(e.abortID, e.abandoned)
 	e.publish()
 }
 
@@ -145,7 +144,7 @@ func (e *Engine) fill() int {
 		e.pace.owed = 0
 	}
 	if streams && prompts && e.turns {
-		streams = !e.pace.promptsTurn(rows, short(filling))
+		streams = !e.pace.promptsTurn(e.underway(), short(filling))
 		prompts = !streams
 		if e.pace.owed > 0 { // the turn was the long ones'
 			filling = slices.DeleteFunc(filling, func(seq *sequence) bool { return !seq.short })
@@ -165,7 +164,6 @@ func (e *Engine) fill() int {
 	}
 	// What is available may be taken by what is only kept.
 	e.book.Room(int(e.batch.NTokens))
-	e.cells.pad(streams)
 	if e.batch.NTokens == 0 && len(filling) > 0 && len(e.active) > 1 {
 		// Readers that are behind hold the KV cells that others wait for.
 		if !e.passTurn() {
@@ -218,6 +216,16 @@ func (e *Engine) ready() (list []*sequence) {
 		}
 	}
 	return list
+}
+
+// underway is how many sequences that decode have more than their first token.
+func (e *Engine) underway() (n int) {
+	for _, seq := range e.ready() {
+		if seq.made() > 1 {
+			n++
+		}
+	}
+	return n
 }
 
 // addDecode puts a sequence's last token into the batch, and what may follow it.
@@ -323,11 +331,14 @@ func (e *Engine) compute() {
 		step.tokens -= e.padding
 	}
 	prompt := step.tokens - step.rows
-	e.watch(prompt >= minPromptShare || e.pace.last >= watchFrom)
 	e.useThreads()
+	if prompt >= minPromptShare || e.pace.last >= watchFrom {
+		e.watch(e.computed)
+	}
 
 	e.pace.start()
 	code, err := e.decode()
+	e.watch(nil)
 	e.cells.unpad()
 	if err != nil || code != 0 {
 		e.giveUp(code)
@@ -371,31 +382,31 @@ func (e *Engine) judge(seq *sequence) {
 	e.book.Cut(seq.held, seq.fed)
 }
 
-func (e *Engine) watch(on bool) {
-	if on == e.watching {
-		return
-	}
-	e.watching = on
-	id := e.abortID
-	if !on {
-		id = 0
-	}
-	e.lib.watchAbort(e.context, id)
+// watch says who is in the batch that is about to be computed, nil if it is to be
+// computed in any case.
+func (e *Engine) watch(batch []*sequence) {
+	e.mu.Lock()
+	e.watched = batch
+	e.mu.Unlock()
+	e.reconsider()
 }
 
-// abandoned says whether nobody wants the batch that is being computed: the
-// engine closes, or the readers of all its sequences left. As long as one is
-// wanted the batch goes on, or that one would have to begin anew.
-func (e *Engine) abandoned() bool {
-	if e.ending.Load() {
-		return true
+// reconsider has llama.cpp give up the batch that it computes if nobody wants it.
+func (e *Engine) reconsider() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	text := uint64(0)
+	if e.watched != nil && e.abandoned(e.watched) {
+		text = 1 | 1<<56 // one character, in either order of bytes
 	}
-	for _, seq := range e.computed {
-		if !seq.quit.Load() {
-			return false
-		}
-	}
-	return true
+	atomic.StoreUint64(e.abort, text)
+}
+
+// abandoned says whether nobody wants a batch: the engine closes, or the readers of
+// all its sequences left. As long as one is wanted the batch goes on, or that one
+// would have to begin anew.
+func (e *Engine) abandoned(batch []*sequence) bool {
+	return e.ending.Load() || !slices.ContainsFunc(batch, func(seq *sequence) bool { return !seq.quit.Load() })
 }
 
 // giveUp ends all sequences of a batch that was not computed: what of them is
@@ -413,7 +424,7 @@ func (e *Engine) giveUp(code int32) {
 	}
 	for _, seq := range slices.Clone(e.computed) {
 		seq.lost = true
-		if code == aborted && e.abandoned() {
+		if code == aborted && e.abandoned(e.computed) {
 			reason := rbee.StopCanceled
 			if e.ending.Load() {
 				reason = rbee.StopShutdown

@@ -6,9 +6,11 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/ebitengine/purego"
 	"github.com/hybridgroup/yzma/pkg/llama"
 
 	"rbee"
@@ -73,11 +75,20 @@ func longPrompt() engine.Request {
 // to give it up; then it answers.
 func duringBatch(e *Engine, f func()) {
 	var once sync.Once
-	e.lib.watched.Store(e.abortID, func() bool {
+	askInstead(e, func(text *uint64) uintptr {
 		once.Do(f)
-		return e.abandoned()
+		return uintptr(atomic.LoadUint64(text) & 1)
 	})
 }
+
+// askInstead has llama.cpp ask a function in Go whether to give up a batch.
+func askInstead(e *Engine, f func(text *uint64) uintptr) {
+	lib := &library{abort: purego.NewCallback(f), setAbort: e.lib.setAbort}
+	lib.watchAbort(e.context, e.abort)
+}
+
+// givenUp says whether llama.cpp is told to give the batch up.
+func (e *Engine) givenUp() bool { return atomic.LoadUint64(e.abort) != 0 }
 
 func waitFor(t *testing.T, holds func() bool) {
 	deadline := time.Now().Add(time.Minute)
@@ -97,7 +108,7 @@ func TestABatchThatNobodyWantsIsGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	duringBatch(e, func() {
 		cancel()
-		waitFor(t, func() bool { return e.computed[0].quit.Load() })
+		waitFor(t, e.givenUp)
 	})
 	result, err := e.Generate(ctx, longPrompt(), func(engine.Piece) bool { return true })
 	if err != nil || result.Reason != rbee.StopCanceled || result.Tokens != 0 {
@@ -116,7 +127,7 @@ func TestCloseGivesUpTheBatch(t *testing.T) {
 	var wg sync.WaitGroup
 	duringBatch(e, func() {
 		wg.Go(func() { _ = e.Close() })
-		waitFor(t, e.ending.Load)
+		waitFor(t, e.givenUp)
 	})
 	result, err := e.Generate(t.Context(), longPrompt(), func(engine.Piece) bool { return true })
 	wg.Wait()
@@ -127,13 +138,13 @@ func TestCloseGivesUpTheBatch(t *testing.T) {
 
 func TestABatchGoesOnAsLongAsOneWantsIt(t *testing.T) {
 	e, a, b := &Engine{}, &sequence{}, &sequence{}
-	e.computed = []*sequence{a, b}
+	batch := []*sequence{a, b}
 	a.quit.Store(true)
-	if e.abandoned() {
+	if e.abandoned(batch) {
 		t.Error("a batch that one of two readers wants is given up")
 	}
 	b.quit.Store(true)
-	if !e.abandoned() {
+	if !e.abandoned(batch) {
 		t.Error("a batch that nobody wants goes on")
 	}
 }
@@ -141,12 +152,12 @@ func TestABatchGoesOnAsLongAsOneWantsIt(t *testing.T) {
 func TestABatchThatFailsEndsItsSequencesOnly(t *testing.T) {
 	e := loadTiny(t, noReuse)
 	want := tokens(t, e, longPrompt())
-	e.lib.watched.Store(e.abortID, func() bool { return true }) // llama.cpp stops, though all is wanted
+	askInstead(e, func(*uint64) uintptr { return 1 }) // llama.cpp stops, though all is wanted
 	result, err := e.Generate(t.Context(), longPrompt(), func(engine.Piece) bool { return true })
 	if rbee.CodeOf(err) != rbee.CodeInternalError || result.Tokens != 0 || e.Stats().SlotsBusy != 0 {
 		t.Errorf("got %+v, %v", result, err)
 	}
-	e.lib.watched.Store(e.abortID, e.abandoned)
+	e.lib.watchAbort(e.context, e.abort)
 	if again := tokens(t, e, longPrompt()); !slices.Equal(again, want) {
 		t.Errorf("afterwards the tokens are %v, before %v", again, want)
 	}
@@ -201,6 +212,13 @@ func TestPromptsAndStreamsTakeTurns(t *testing.T) {
 	p.owed = mostTurns
 	if p.promptsTurn(few, many) {
 		t.Error("the few streams wait for ever")
+	}
+	if !p.promptsTurn(0, few) || p.promptsTurn(0, 0) {
+		t.Error("streams that begin do not wait for those, and only those, that begin with them")
+	}
+	p.owed = mostFirstTurns
+	if p.promptsTurn(0, few) {
+		t.Error("streams that begin wait for ever")
 	}
 }
 

@@ -37,13 +37,15 @@ const (
 	shortTurn      = 100 * time.Millisecond
 	shortTurnTimes = 4
 	// With a short prompt for every few streams several such steps may follow one
-	// another, for so long: together all are done sooner.
-	fewStreams = 2
-	mostTurns  = time.Second
+	// another, for so long: together all are done sooner. For longer if none of the
+	// streams is underway: those that begin together go on together.
+	fewStreams     = 2
+	mostTurns      = time.Second
+	mostFirstTurns = 2 * time.Second
 )
 
-// watchFrom is how long steps have to take before llama.cpp asks during a step
-// whether to give it up: each question costs about a microsecond per graph node.
+// watchFrom is how long steps have to take to be given up when nobody wants them any
+// more: what their sequences have in the KV cache is lost then.
 const watchFrom = 50 * time.Millisecond
 
 // pace is what the loop knows of how fast it is.
@@ -130,10 +132,14 @@ func (p *pace) learnSpeed(tokens int, short bool, took time.Duration) {
 }
 
 // promptsTurn says whether the next step is for prompts, where prompts and streams
-// have steps of their own. So many prompts are short: one that came during a
-// step for long ones need not wait for the streams as well.
-func (p *pace) promptsTurn(streams, short int) bool {
-	return p.owed == 0 || short > 0 && !p.shortHad || short*fewStreams >= streams && p.owed < mostTurns
+// have steps of their own. So many streams are underway, and so many prompts short: one
+// that came during a step for long ones need not wait for the streams as well.
+func (p *pace) promptsTurn(underway, short int) bool {
+	most := mostTurns
+	if underway == 0 {
+		most = mostFirstTurns
+	}
+	return p.owed == 0 || short > 0 && (!p.shortHad || short*fewStreams >= underway && p.owed < most)
 }
 
 // share is how many tokens of long prompts, and how many of prompts altogether, a

@@ -172,7 +172,7 @@ func TestALeaderThatLeavesIsSucceeded(t *testing.T) {
 		})
 		waitFor(t, func() bool { return e.Stats().Queued == 1 })
 		cancel()
-		waitFor(t, func() bool { return e.computed[0].quit.Load() })
+		waitFor(t, e.givenUp)
 	})
 	result, err := e.Generate(ctx, engine.Request{Tokens: tokens, MaxTokens: 3}, func(engine.Piece) bool { return true })
 	wg.Wait()

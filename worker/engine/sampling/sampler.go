@@ -215,9 +215,21 @@ func (s *Sampler) draw(logits []float32) (int32, bool) {
 func mostLikely(logits []float32) int32 {
 	best := int32(-1)
 	top := float32(math.Inf(-1))
-	for i, l := range logits {
-		if l > top { // false for NaN
-			top, best = l, int32(i)
+	at := 0
+	for ; len(logits)-at >= 8; at += 8 {
+		c := (*[8]float32)(logits[at:])
+		// Hardly a block has a larger one. Comparisons are false for NaN.
+		if c[0] > top || c[1] > top || c[2] > top || c[3] > top || c[4] > top || c[5] > top || c[6] > top || c[7] > top {
+			for i, l := range c {
+				if l > top {
+					top, best = l, int32(at+i)
+				}
+			}
+		}
+	}
+	for ; at < len(logits); at++ {
+		if l := logits[at]; l > top {
+			top, best = l, int32(at)
 		}
 	}
 	return best
