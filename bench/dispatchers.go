@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -61,8 +63,14 @@ func startDispatcher(hives []string, choose func(*dispatcher) int) (d *dispatche
 	return d, "http://" + listener.Addr().String(), nil
 }
 
-// ServeHTTP implements http.Handler.
+// ServeHTTP implements http.Handler. It reads the request first: once an answer
+// begins, the server closes a body that may still be on its way to the hive.
 func (d *dispatcher) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // the client has left
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	d.mu.Lock()
 	at := d.choose(d)
 	d.last = at

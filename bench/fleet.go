@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"rbee"
 	"rbee/client"
+	"rbee/internal/netns"
 )
 
 // fleet is a queen and hives, each in a state directory of its own, whose workers
@@ -22,6 +24,8 @@ import (
 // different speeds fit into one.
 type fleet struct {
 	cfg    config
+	net    *netns.Network // its places are those of the hives
+	key    string         // of the hives, which may listen on more than loopback
 	dir    string
 	worker string // program of the workers
 	model  string // file that they take for a model
@@ -38,10 +42,16 @@ type daemon struct {
 // patience bounds what a program may take to do what it must.
 const patience = 30 * time.Second
 
-// startFleet starts a queen and as many hives as there are scripts. Each has a
-// worker of so many slots, that has room for so many tokens in each.
-func startFleet(ctx context.Context, cfg config, scripts []string, slots, space int) (f *fleet, err error) {
-	f = &fleet{cfg: cfg}
+// startFleet starts one on loopback, where one more hive may come.
+func startFleet(ctx context.Context, cfg config, scripts []string, slots, space int) (*fleet, error) {
+	return startFleetIn(ctx, cfg, netns.Loopback(len(scripts)+1), scripts, slots, space)
+}
+
+// startFleetIn starts a queen and as many hives as there are scripts, each at a place
+// of a network, which ends with them. Each has a worker of so many slots, that has
+// room for so many tokens in each.
+func startFleetIn(ctx context.Context, cfg config, network *netns.Network, scripts []string, slots, space int) (f *fleet, err error) {
+	f = &fleet{cfg: cfg, net: network, key: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.close())
@@ -58,8 +68,8 @@ func startFleet(ctx context.Context, cfg config, scripts []string, slots, space 
 	if text, err := build.CombinedOutput(); err != nil {
 		return f, fmt.Errorf("cannot build the worker: %w\n%s", err, text)
 	}
-	if f.queen, err = f.start(ctx, "queen-rbee", "queen", []string{"RBEE_QUEEN_NAMES=127.0.0.1"},
-		"daemon", "--addr", "127.0.0.1:0", "--bus-addr", "127.0.0.1:0", "--no-hive"); err != nil {
+	if f.queen, err = f.start(ctx, netns.Place{}, "queen-rbee", "queen", []string{"RBEE_QUEEN_NAMES=" + f.net.Gate},
+		"daemon", "--addr", "127.0.0.1:0", "--bus-addr", f.net.Gate+":0", "--no-hive"); err != nil {
 		return f, err
 	}
 	for _, script := range scripts {
@@ -79,9 +89,9 @@ func (f *fleet) addHive(ctx context.Context, script string, slots, space int, en
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("hive-%d", len(f.hives))
-	h, err := f.start(ctx, "rbee-hive", name, append(env, "RBEE_HIVE_JOIN="+token.Token, "RBEE_WORKER_PROGRAM="+f.worker,
-		"RBEE_FAKE_ENGINE="+script), "daemon", "--addr", "127.0.0.1:0")
+	place, name := f.net.Places[len(f.hives)], fmt.Sprintf("hive-%d", len(f.hives))
+	h, err := f.start(ctx, place, "rbee-hive", name, append(env, "RBEE_HIVE_JOIN="+token.Token, "RBEE_HIVE_KEY="+f.key,
+		"RBEE_WORKER_PROGRAM="+f.worker, "RBEE_FAKE_ENGINE="+script), "daemon", "--addr", place.Addr+":0")
 	if h != nil {
 		f.hives = append(f.hives, h)
 	}
@@ -99,10 +109,10 @@ func (f *fleet) addHive(ctx context.Context, script string, slots, space int, en
 	})
 }
 
-// start starts a program and waits until it answers.
-func (f *fleet) start(ctx context.Context, program, name string, env []string, args ...string) (*daemon, error) {
+// start starts a program at a place and waits until it answers.
+func (f *fleet) start(ctx context.Context, place netns.Place, program, name string, env []string, args ...string) (*daemon, error) {
 	home := filepath.Join(f.dir, name)
-	d := &daemon{cmd: exec.Command(filepath.Join(f.cfg.bin, program), args...)} //nolint:gosec // a program of ours
+	d := &daemon{cmd: place.Command(filepath.Join(f.cfg.bin, program), args...)}
 	d.cmd.Env = append(append(os.Environ(), env...), "RBEE_HOME="+home, "RBEE_ENGINE_DIR="+f.cfg.engineDir, "RBEE_DEATH_PIPE=1", "RBEE_LOG_LEVEL=warn")
 	if _, err := d.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -120,7 +130,7 @@ func (f *fleet) start(ctx context.Context, program, name string, env []string, a
 		if err != nil || json.Unmarshal(text, &said) != nil {
 			return false
 		}
-		d.calls = client.New(said.URL)
+		d.calls = client.New(said.URL, client.Key(f.key))
 		_, err = d.calls.Health(ctx)
 		return err == nil
 	})
@@ -139,7 +149,7 @@ func (f *fleet) await(ctx context.Context, what string, ok func() bool) error {
 	return context.Cause(ctx)
 }
 
-// close ends all programs.
+// close ends all programs, and the network.
 func (f *fleet) close() error {
 	var errs []error
 	all := f.hives
@@ -152,6 +162,7 @@ func (f *fleet) close() error {
 	if f.dir != "" {
 		errs = append(errs, os.RemoveAll(f.dir))
 	}
+	errs = append(errs, f.net.Remove())
 	return errors.Join(errs...)
 }
 

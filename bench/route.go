@@ -9,7 +9,10 @@ import (
 	"strconv"
 	"time"
 
+	oai "github.com/openai/openai-go/v3"
 	"golang.org/x/sync/errgroup"
+
+	"rbee/internal/netns"
 )
 
 const (
@@ -26,15 +29,18 @@ func routeHives() []string {
 
 // way is one to dispatch requests.
 type way struct {
-	name string
-	server
-	first [][]float64 // ms, of each measurement
+	name   string
+	model  string
+	client *oai.Client
+	first  [][]float64 // ms to the first token of streams, of each measurement
+	whole  []float64   // ms to the answer of embeddings
 }
 
 // benchColony compares the queen with dispatchers that know less, on the same
 // trace and the same hives.
 func benchColony(ctx context.Context, cfg config, out io.Writer) (err error) {
-	f, err := startFleet(ctx, cfg, routeHives(), routeSlots, routeSpace)
+	network := netns.New(len(routeHives()))
+	f, err := startFleetIn(ctx, cfg, network, routeHives(), routeSlots, routeSpace)
 	if err != nil {
 		return err
 	}
@@ -50,7 +56,7 @@ func benchColony(ctx context.Context, cfg config, out io.Writer) (err error) {
 		if err = errors.Join(err, end(ctx)); err != nil {
 			return err
 		}
-		kind.tell(cfg, out, ways)
+		kind.tell(cfg, out, network.Where(), ways)
 	}
 	return nil
 }
@@ -60,6 +66,7 @@ func (f *fleet) warmUp(ctx context.Context, cfg config) error {
 	texts := newLetters(cfg.seed ^ 99)
 	for _, h := range f.hives {
 		s := newServer(h.calls.Base(), "file:"+f.model)
+		s.key = f.key
 		for range 6 {
 			if _, err := s.ask(ctx, texts.words(300), 20); err != nil {
 				return err
@@ -83,8 +90,10 @@ func (f *fleet) ways() (ways []*way, end func(context.Context) error, err error)
 		}
 		return errors.Join(errs...)
 	}
-	model := "file:" + f.model
-	ways = append(ways, &way{name: "queen", server: newServer(f.queen.calls.Base(), model)})
+	add := func(name, base string) {
+		ways = append(ways, &way{name: name, model: "file:" + f.model, client: official(base, f.key)})
+	}
+	add("queen", f.queen.calls.Base())
 	for _, other := range []struct {
 		name   string
 		choose func(*dispatcher) int
@@ -94,7 +103,7 @@ func (f *fleet) ways() (ways []*way, end func(context.Context) error, err error)
 			return nil, end, err
 		}
 		others = append(others, d)
-		ways = append(ways, &way{name: other.name, server: newServer(base, model)})
+		add(other.name, base)
 	}
 	return ways, end, nil
 }
@@ -106,36 +115,52 @@ func measure(ctx context.Context, cfg config, kind traceOf, ways []*way) error {
 		trace := kind.draw(newLetters(seed))
 		for i, w := range ways {
 			texts := newLetters(seed*100 + uint64(i) + 7) //nolint:gosec // a count
-			answers, err := w.play(ctx, trace, texts.texts(trace))
+			took, err := w.play(ctx, trace, texts.texts(trace))
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", kind.name, w.name, err)
 			}
-			late := latenciesOf(answers)
-			w.first = append(w.first, late.first)
+			w.note(trace, took)
 		}
 	}
 	return nil
 }
 
-// play sends the requests of a trace when they are due, and returns the answers.
-func (s server) play(ctx context.Context, trace []arrival, prompts []string) ([]answer, error) {
-	answers := make([]answer, len(trace))
+// play sends the requests of a trace when they are due, and returns how long after
+// that what each asked for began to come. It fails with the first that fails.
+func (w *way) play(ctx context.Context, trace []arrival, texts []text) ([]time.Duration, error) {
+	took := make([]time.Duration, len(trace))
 	group, ctx := errgroup.WithContext(ctx)
 	start := time.Now()
 	for i, a := range trace {
 		due := start.Add(a.at)
 		wait(ctx, time.Until(due))
-		group.Go(func() (err error) {
-			answers[i], err = s.askAt(ctx, due, prompts[i], a.tokens)
+		group.Go(func() error {
+			at, err := w.send(ctx, a, texts[i])
+			took[i] = at.Sub(due)
 			return err
 		})
 	}
-	return answers, group.Wait()
+	return took, group.Wait()
+}
+
+// note keeps the times of one measurement.
+func (w *way) note(trace []arrival, took []time.Duration) {
+	var first []float64
+	for i, a := range trace {
+		if a.kind == embedding {
+			w.whole = append(w.whole, ms(took[i]))
+		} else {
+			first = append(first, ms(took[i]))
+		}
+	}
+	w.first = append(w.first, first)
 }
 
 // tell prints the times and the ratios of their means to those of the others.
-func (t traceOf) tell(cfg config, out io.Writer, ways []*way) {
-	rows := [][]string{{"dispatcher", "requests answered", "TTFT mean, ms", "TTFT p50 / p99, ms", "queen's mean by this one's", "goal"}}
+func (t traceOf) tell(cfg config, out io.Writer, where string, ways []*way) {
+	rows := [][]string{{
+		"dispatcher", "streams + embeddings answered", "TTFT mean, ms", "TTFT p50 / p99, ms", "queen's mean by this one's", "goal", "embeddings p50, ms",
+	}}
 	for i, w := range ways {
 		ratio, goal := "", ""
 		if i > 0 {
@@ -154,11 +179,12 @@ func (t traceOf) tell(cfg config, out io.Writer, ways []*way) {
 		}
 		first := slices.Concat(w.first...)
 		rows = append(rows, []string{
-			w.name, strconv.Itoa(len(first)), spread("%.1f", means),
-			fmt.Sprintf("%.0f / %.0f", percentile(first, 50), percentile(first, 99)), ratio, goal,
+			w.name, fmt.Sprintf("%d + %d", len(first), len(w.whole)), spread("%.1f", means),
+			fmt.Sprintf("%.0f / %.0f", percentile(first, 50), percentile(first, 99)), ratio, goal, fmt.Sprintf("%.1f", percentile(w.whole, 50)),
 		})
 	}
-	table(out, cfg, fmt.Sprintf("three hives of different speeds, %d requests, Poisson arrivals of %g a second, %s", t.requests, t.perSecond, t.name), rows)
+	table(out, cfg, fmt.Sprintf("three hives of different speeds, %d requests of the official OpenAI client, Poisson arrivals of %g a second, %s; the hives were %s",
+		t.requests, t.perSecond, t.name, where), rows)
 }
 
 func mean(values []float64) float64 {

@@ -9,10 +9,32 @@ import (
 // other words each time, so that no cache knows it from before.
 type arrival struct {
 	at     time.Duration
+	kind   kind
 	group  int // with whom it shares its beginning, -1 with nobody
 	shared int // words of that
 	own    int // words
 	tokens int // of the answer
+}
+
+// kind is what a request asks for.
+type kind string
+
+const (
+	chat       kind = "chat"       // streamed
+	completion kind = "completion" // streamed
+	embedding  kind = "embedding"  // an answer without a first token
+)
+
+// drawKind draws 45 chats, 40 completions and 15 embeddings of 100.
+func (l letters) drawKind() kind {
+	switch n := l.IntN(100); {
+	case n < 45:
+		return chat
+	case n < 85:
+		return completion
+	default:
+		return embedding
+	}
 }
 
 // traceOf is a kind of trace.
@@ -20,7 +42,7 @@ type traceOf struct {
 	name      string
 	requests  int
 	perSecond float64
-	groups    int // of prompts with a common beginning, 0 for none
+	groups    int // of prompts with a common beginning, half of them of chats; 0 for none
 	shared    int // words of it
 	most      int // words of what is not shared
 	goals     [2]float64
@@ -39,9 +61,12 @@ func (t traceOf) draw(l letters) (all []arrival) {
 	at := 0.0
 	for range t.requests {
 		at += l.ExpFloat64() / t.perSecond
-		a := arrival{at: time.Duration(at * float64(time.Second)), group: -1, own: 16 + l.IntN(t.most-15), tokens: 4 + l.IntN(60)}
-		if t.groups > 0 {
-			a.group, a.shared = l.IntN(t.groups), t.shared
+		a := arrival{at: time.Duration(at * float64(time.Second)), kind: l.drawKind(), group: -1, own: 16 + l.IntN(t.most-15), tokens: 4 + l.IntN(60)}
+		if t.groups > 0 && a.kind != embedding {
+			a.group, a.shared = 2*l.IntN(t.groups/2), t.shared
+			if a.kind == completion { // chats and completions do not begin alike
+				a.group++
+			}
 		}
 		all = append(all, a)
 	}
@@ -60,14 +85,18 @@ func (l letters) words(n int) string {
 	return b.String()
 }
 
-// texts are the prompts of a trace.
-func (l letters) texts(trace []arrival) (prompts []string) {
+// text is what a request says: a beginning that it shares with others, or none, and
+// the rest.
+type text struct{ common, own string }
+
+// texts are those of a trace.
+func (l letters) texts(trace []arrival) (all []text) {
 	common := map[int]string{}
 	for _, a := range trace {
 		if a.group >= 0 && common[a.group] == "" {
 			common[a.group] = l.words(a.shared)
 		}
-		prompts = append(prompts, common[a.group]+l.words(a.own))
+		all = append(all, text{common[a.group], l.words(a.own)})
 	}
-	return prompts
+	return all
 }

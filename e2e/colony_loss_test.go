@@ -32,14 +32,14 @@ type blow struct {
 func blows() []blow {
 	return []blow{
 		{"its network is cut", func(a *apiary, h *member) {
-			if a.net.apart {
-				a.net.cut(h.place, true)
+			if a.net.Apart() {
+				cut(a.t, h.place, true)
 				return
 			}
 			h.signal(syscall.SIGSTOP)
 		}, func(a *apiary, h *member) {
-			if a.net.apart {
-				a.net.cut(h.place, false)
+			if a.net.Apart() {
+				cut(a.t, h.place, false)
 				return
 			}
 			h.signal(syscall.SIGCONT)
@@ -179,7 +179,7 @@ func TestAQueenWhoIsKilledFindsHivesAndWorkersAgain(t *testing.T) {
 	for _, h := range a.hives {
 		h.spawn(h.calls, rbee.SpawnRequest{ModelRef: "builtin:bee-tiny"})
 	}
-	second := newQueen(t, a.net.gate, "RBEE_QUEEN_JOIN="+a.token(rbee.JoinQueen))
+	second := newQueen(t, a.net.Gate, "RBEE_QUEEN_JOIN="+a.token(rbee.JoinQueen))
 	for _, h := range a.hives {
 		second.present(h)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"rbee"
 	"rbee/client"
+	"rbee/internal/netns"
 )
 
 // apiary is a queen and hives on machines of their own, all of them the real
@@ -21,7 +22,7 @@ import (
 type apiary struct {
 	*queen // the first
 	t      *testing.T
-	net    *network
+	net    *netns.Network
 	hives  []*member
 }
 
@@ -37,7 +38,6 @@ type queen struct {
 // member is a hive of a colony.
 type member struct {
 	*colony
-	place place
 	run   *running
 	calls *client.Client
 	id    rbee.HiveID
@@ -51,10 +51,10 @@ const hiveKey = "a-key-for-the-hives-of-a-test"
 func newApiary(t *testing.T, scripts ...string) *apiary {
 	t.Helper()
 	a := &apiary{t: t, net: newNetwork(t, len(scripts))}
-	a.queen = newQueen(t, a.net.gate)
+	a.queen = newQueen(t, a.net.Gate)
 	token := a.token(rbee.JoinHive)
 	for i, script := range scripts {
-		h := newMember(t, a.net.places[i], script, token)
+		h := newMember(t, a.net.Places[i], script, token)
 		h.start()
 		a.hives = append(a.hives, h)
 	}
@@ -172,11 +172,11 @@ func (q *queen) token(kind rbee.JoinKind) string {
 }
 
 // newMember makes a hive that joins once it is started.
-func newMember(t *testing.T, p place, script, token string, env ...string) *member {
+func newMember(t *testing.T, p netns.Place, script, token string, env ...string) *member {
 	t.Helper()
-	h := &member{colony: newColony(t, "RBEE_HIVE_JOIN="+token, "RBEE_HIVE_KEY="+hiveKey), place: p}
+	h := &member{colony: newColony(t, "RBEE_HIVE_JOIN="+token, "RBEE_HIVE_KEY="+hiveKey)}
 	h.endWithTest()
-	h.enter = p.enter
+	h.place = p
 	if script != "" {
 		h.env = append(h.env, "RBEE_WORKER_PROGRAM="+programs.fake, "RBEE_FAKE_ENGINE="+script)
 	}
@@ -187,7 +187,7 @@ func newMember(t *testing.T, p place, script, token string, env ...string) *memb
 // start starts the hive, at the address that it had if it ran before.
 func (h *member) start() {
 	h.t.Helper()
-	addr := h.place.addr + ":0"
+	addr := h.place.Addr + ":0"
 	if h.calls != nil {
 		addr = strings.TrimPrefix(h.calls.Base(), "http://")
 	}

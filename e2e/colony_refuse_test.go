@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"rbee"
+	"rbee/internal/netns"
 )
 
 // otherVersion builds a hive whose API has another version.
@@ -101,7 +102,7 @@ func TestAHiveThatMayNotJoinIsToldWhyAndSoIsTheQueen(t *testing.T) {
 		{name: "other version", join: token, bin: otherVersion(t), queen: q, why: "(API v0)", queenWhy: "(API v0)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := newMember(t, place{addr: "127.0.0.1"}, fastHive, tc.join)
+			h := newMember(t, netns.Place{Addr: "127.0.0.1"}, fastHive, tc.join)
 			if tc.bin != "" {
 				h.bin = tc.bin
 			}

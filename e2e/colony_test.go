@@ -20,6 +20,7 @@ import (
 	"rbee"
 	"rbee/client"
 	"rbee/internal/engines/enginestest"
+	"rbee/internal/netns"
 )
 
 // colony is one state directory and all processes that use it.
@@ -31,7 +32,7 @@ type colony struct {
 	tmp   string // TMPDIR of the programs
 	notes string // what the programs wrote, and reports of the race detector
 	env   []string
-	enter []string // the command by which programs come into their network; none for that of the test
+	place netns.Place // where the programs run
 
 	mu      sync.Mutex
 	ports   map[string]bool // inodes of all listening sockets that were seen
@@ -114,8 +115,7 @@ func (c *colony) startWith(stdin *os.File, program string, args ...string) *runn
 		c.t.Fatal(err)
 	}
 	defer func() { _ = errOut.Close() }()
-	line := append(append(slices.Clone(c.enter), filepath.Join(c.bin, program)), args...)
-	cmd := exec.Command(line[0], line[1:]...)
+	cmd := c.place.Command(filepath.Join(c.bin, program), args...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = c.env, c.work, out, errOut
 	if stdin != nil {
 		cmd.Stdin = stdin

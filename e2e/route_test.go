@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"rbee"
+	"rbee/internal/netns"
 	"rbee/models"
 )
 
@@ -137,7 +138,7 @@ func TestTwoThousandStreamsCompleteOnOneQueen(t *testing.T) {
 	defer cancel()
 	var come atomic.Int64
 	q := newQueen(t, "127.0.0.1")
-	h := newMember(t, place{addr: "127.0.0.1"}, "", q.token(rbee.JoinHive), "RBEE_EXTERNAL=others="+crowdServer(t, streams, &come))
+	h := newMember(t, netns.Place{Addr: "127.0.0.1"}, "", q.token(rbee.JoinHive), "RBEE_EXTERNAL=others="+crowdServer(t, streams, &come))
 	h.start()
 	h.await()
 	eventually(t, "the queen knows the server", func() bool {
