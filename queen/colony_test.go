@@ -156,6 +156,17 @@ func TestASecondQueenOnTheSameBusGoesOnWhenTheBusIsCut(t *testing.T) {
 	second.present(h.id)
 }
 
+func TestASecondQueenWhosePortIsTakenSaysSoAndServes(t *testing.T) {
+	first := start(t)
+	h := join(t, first.token("").Token, firstHive)
+	taken := "RBEE_QUEEN_BUS_ADDR=" + first.status().Bus.Addr
+	second := start(t, "RBEE_QUEEN_JOIN="+first.token(rbee.JoinQueen).Token, taken)
+	second.present(h.id)
+	if text := second.log.String(); !strings.Contains(text, "cannot dial this queen") {
+		t.Errorf("the log is %s", text)
+	}
+}
+
 // freeAddr is an address of loopback that is free now.
 func freeAddr(t *testing.T) string {
 	t.Helper()

@@ -55,6 +55,7 @@ type Queen struct {
 	place    *daemon.Presence
 	listener net.Listener
 	gate     *bus.Server // nil where she joined the bus of another
+	door     *bus.Door   // there, if her port was free
 	conn     *bus.Conn
 	registry *registry.Registry
 	dispatch *dispatch.Dispatcher
@@ -115,6 +116,9 @@ func (q *Queen) openBus() (err error) {
 	settings := q.cfg.Settings
 	if join := settings.Queen.Join; join != "" {
 		q.conn, err = bus.Join(bus.JoinConfig{Join: join.Reveal(), Kind: rbee.JoinQueen, ID: newQueenID(), Name: hostname(), Log: q.log})
+		if err == nil {
+			err = q.openDoor()
+		}
 		return err
 	}
 	q.gate, err = bus.Listen(bus.ServerConfig{
@@ -198,6 +202,10 @@ func (r *running) hear(ctx context.Context) {
 	})
 	if r.gate != nil {
 		r.must(func() error { return r.gate.Run(gating) })
+	}
+	if r.door != nil {
+		r.must(func() error { return r.door.Run(gating) })
+		r.group.Go(func() error { return r.invite(hearing) })
 	}
 	r.must(func() error {
 		defer hearers.Done()

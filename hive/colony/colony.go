@@ -1,6 +1,7 @@
 // Package colony is the hive's side of a colony: it tells the colony's bus of
-// the hive, when something changes and each second, and keeps a tunnel to the
-// queen through which she reaches the hive's API.
+// the hive, when something changes and each second, and keeps tunnels to queens
+// through which they reach the hive's API: to the one whose bus it is, and to
+// those who invite it there.
 //
 // The hive serves whether or not the bus can be reached. The package does not
 // know what it tells, nor who listens.
@@ -9,7 +10,6 @@ package colony
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"reflect"
 	"sync"
@@ -18,7 +18,6 @@ import (
 
 	"rbee"
 	"rbee/internal/bus"
-	"rbee/internal/tunnel"
 )
 
 const (
@@ -36,9 +35,6 @@ const (
 	renewEvery = 10 * time.Second
 	// farewell bounds how long the hive takes to say that it goes.
 	farewell = time.Second
-
-	tunnelSoon  = 200 * time.Millisecond // after a tunnel broke
-	tunnelLater = 2 * time.Second        // as long as none can be had
 )
 
 // Config makes a Member.
@@ -63,11 +59,25 @@ type Member struct {
 	prefixes bell
 	seq      atomic.Uint64
 	stale    atomic.Bool // the bus may have forgotten what it was told
+	leaving  atomic.Bool // queens will not know the hive any more
+
+	invitations chan bus.Invitation
+	holds       time.Duration // an invitation
 }
 
 // New makes a member. It does nothing yet.
 func New(cfg Config) *Member {
-	return &Member{cfg: cfg, now: newBell(), about: newBell(), prefixes: newBell()}
+	m := &Member{
+		cfg: cfg, now: newBell(), about: newBell(), prefixes: newBell(),
+		invitations: make(chan bus.Invitation, maxHosts), holds: bus.InvitationHolds,
+	}
+	cfg.Bus.OnInvite(func(i bus.Invitation) {
+		select {
+		case m.invitations <- i:
+		default: // it comes again
+		}
+	})
+	return m
 }
 
 // Changed says that workers, or what the hive takes on, have changed.
@@ -117,6 +127,7 @@ func (m *Member) Run(ctx context.Context) {
 	telling.Go(func() { m.repeat(ctx, m.prefixes, togetherPrefixes, renewEvery, m.tellPrefixes) })
 	telling.Go(m.tellingAbout(ctx))
 	telling.Wait()
+	m.leaving.Store(true)
 	if there, _ := m.cfg.Bus.Connected(); there {
 		leaving, cancel := context.WithTimeout(connected, farewell)
 		m.note(leaving, "leave", m.cfg.Bus.Forget(leaving, m.cfg.ID))
@@ -202,44 +213,4 @@ func (m *Member) note(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {
 		m.cfg.Log.DebugContext(ctx, "the hive cannot "+what+" to its colony", "err", err)
 	}
-}
-
-// KeepTunnel keeps a way open by which the queen reaches the API, until ctx ends.
-func (m *Member) KeepTunnel(ctx context.Context) {
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	for ctx.Err() == nil {
-		pause := tunnelLater
-		if there, _ := m.cfg.Bus.Connected(); there {
-			if conn, err := m.cfg.Bus.DialTunnel(ctx); err != nil {
-				m.note(ctx, "dial a tunnel", err)
-			} else {
-				open, end := context.WithCancel(ctx)
-				serving.Go(func() {
-					defer end()
-					m.note(ctx, "keep the tunnel", tunnel.Serve(ctx, ending{conn, end}, m.cfg.API))
-				})
-				<-open.Done() // the next one does not wait for what came through this one
-				pause = tunnelSoon
-			}
-		} else {
-			pause = tunnelSoon
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// ending is a connection that tells of its end.
-type ending struct {
-	net.Conn
-	end context.CancelFunc
-}
-
-// Close closes the connection.
-func (e ending) Close() error {
-	e.end()
-	return e.Conn.Close()
 }

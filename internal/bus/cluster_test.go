@@ -10,9 +10,9 @@ import (
 )
 
 // aCluster is the URL of a bus that is nobody's queen's.
-func aCluster(t *testing.T) (url string) {
+func aCluster(t *testing.T, hives ...rbee.HiveID) (url string) {
 	t.Helper()
-	s, err := bus.ClusterServer(t.TempDir())
+	s, err := bus.ClusterServer(t.TempDir(), hives...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,14 +37,17 @@ type JoinConfig struct {
 // Conn is a program's place on the bus. It outlives connections: Run makes a new
 // one whenever one is lost.
 type Conn struct {
-	cfg JoinConfig
-	way way
+	cfg   JoinConfig
+	hello hello // without a purpose and a token
+	way   way
 
 	mu        sync.Mutex
 	link      *link
 	why       error         // there is no link
 	changed   chan struct{} // closed when there is another link, or none
 	onConnect []func()
+	onInvite  func(Invitation)
+	key       string             // that the hive told last
 	told      map[string]telling // by subject
 }
 
@@ -65,7 +68,10 @@ type way interface {
 }
 
 func newConn(cfg JoinConfig) *Conn {
-	return &Conn{cfg: cfg, why: errNotYet, changed: make(chan struct{}), told: map[string]telling{}}
+	return &Conn{
+		cfg: cfg, why: errNotYet, changed: make(chan struct{}), told: map[string]telling{},
+		hello: hello{Kind: cfg.Kind, ID: cfg.ID, Name: cfg.Name, Version: rbee.Version, APIVersion: rbee.APIVersion, Process: random(8)},
+	}
 }
 
 var errNotYet = rbee.Errorf(rbee.CodeConnectionTimeout, "the colony was not reached yet")
@@ -77,7 +83,7 @@ func Join(cfg JoinConfig) (*Conn, error) {
 	}
 	c := newConn(cfg)
 	var err error
-	c.way, err = parseWay(cfg)
+	c.way, err = parseWay(cfg, c.hello)
 	return c, err
 }
 
@@ -146,8 +152,12 @@ func (c *Conn) connect(ctx context.Context) error {
 		}),
 	}
 	nc, err := c.way.connect(ctx, c, options)
-	if err == nil && !c.way.own() {
-		if err = c.greet(ctx, nc, l); err != nil {
+	if err == nil {
+		err = c.hearInvitations(nc)
+		if err == nil && !c.way.own() {
+			err = c.greet(ctx, nc, l)
+		}
+		if err != nil {
 			nc.Close()
 		}
 	}
@@ -272,7 +282,7 @@ func (c *Conn) DialTunnel(ctx context.Context) (net.Conn, error) {
 	g, ok := c.way.(*throughGate)
 	if !ok {
 		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot make a tunnel to a queen: the bus of the colony is not hers").
-			Suggest("let the queens reach the hive by its address, or join with a token of a queen")
+			Suggest("those who are on it invite the hive to dial them; see their logs for why they do not")
 	}
 	conn, _, err := g.dial(ctx, purposeTunnel)
 	return conn, err

@@ -59,10 +59,19 @@ func (c *Conn) Once(ctx context.Context) error {
 	return c.connect(ctx)
 }
 
-// ClusterServer is a NATS server of others.
-func ClusterServer(dir string) (*natsserver.Server, error) {
+// ClusterServer is a NATS server of others, with a user for all, and one for each
+// of the hives that may do what docs/operations.md says.
+func ClusterServer(dir string, hives ...rbee.HiveID) (*natsserver.Server, error) {
+	users := []*natsserver.User{{Username: "bee", Password: "honey"}}
+	for _, id := range hives {
+		hear := []string{"invited." + string(id), "refused." + string(id), "_INBOX." + string(id) + ".>"}
+		users = append(users, &natsserver.User{Username: string(id), Password: "wax", Permissions: &natsserver.Permissions{
+			Publish:   &natsserver.SubjectPermission{Allow: []string{"$KV.colony.*." + string(id)}},
+			Subscribe: &natsserver.SubjectPermission{Allow: hear},
+		}})
+	}
 	s, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir, Username: "bee", Password: "honey",
+		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, JetStream: true, StoreDir: dir, Users: users,
 	})
 	if err == nil {
 		s.Start()
@@ -72,3 +81,25 @@ func ClusterServer(dir string) (*natsserver.Server, error) {
 
 // NATS is the server behind the gate.
 func (s *Server) NATS() *natsserver.Server { return s.nats }
+
+// Said changes what a hive says at the gate of a queen who invited it.
+func (i Invitation) Said(change func(kind *rbee.JoinKind, id *rbee.HiveID, secret, apiVersion *string)) Invitation {
+	change(&i.hello.Kind, &i.hello.ID, &i.hello.Secret, &i.hello.APIVersion)
+	return i
+}
+
+// DialBus dials as a client of a bus does.
+func (i Invitation) DialBus(ctx context.Context) error {
+	g := &gate{ticket: ticket{Addresses: i.Addresses, Pin: i.Pin}, hello: i.hello}
+	conn, _, err := g.dial(ctx, purposeBus)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err
+}
+
+// Reproved is an invitation that somebody made who may know another key.
+func (i Invitation) Reproved(key string, id rbee.HiveID) Invitation {
+	i.Proof = proof(key, proofOfQueen, id, i.Pin, i.Addresses...)
+	return i
+}

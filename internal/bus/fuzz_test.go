@@ -35,6 +35,11 @@ func FuzzTheFirstLine(f *testing.F) {
 				t.Errorf("permission for %s", p)
 			}
 		}
+		for _, p := range permissions(rbee.JoinHive, h.ID).Subscribe.Allow {
+			if p != invitedFor+string(h.ID) {
+				t.Errorf("permission to hear %s", p)
+			}
+		}
 	})
 }
 
@@ -65,6 +70,29 @@ func FuzzTheTextOfAToken(f *testing.F) {
 		again, err := parseTicket(got.text())
 		if err != nil || !reflect.DeepEqual(got, again) {
 			t.Errorf("%+v becomes %+v, %v", got, again, err)
+		}
+	})
+}
+
+func FuzzAnInvitation(f *testing.F) {
+	const key = "sesame"
+	h := hello{Kind: rbee.JoinHive, ID: "0123456789abcdef"}
+	good := Invitation{Addresses: []string{"bee.example:7834"}, Pin: hash("x")}
+	good.Proof = proof(key, proofOfQueen, h.ID, good.Pin, good.Addresses...)
+	text, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"addresses":["a:1"],"pin":"` + hash("x") + `"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		i, ok := readInvitation(data, h, key)
+		if ok && (!reflect.DeepEqual(i.Addresses, good.Addresses) || i.Pin != good.Pin || i.hello.Secret == "") {
+			t.Errorf("taken for a queen's: %+v", i)
+		}
+		if _, ok := readInvitation(data, h, ""); ok {
+			t.Error("without a key a hive follows anybody")
 		}
 	})
 }

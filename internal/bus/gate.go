@@ -25,11 +25,8 @@ const (
 )
 
 // serve lets clients in until ctx ends, and returns when they are gone.
-func (s *Server) serve(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		_ = s.listener.Close() // only fails if it is closed
-		s.sessions.cutAll()
-	})
+func (e *entrance) serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, e.shut)
 	defer stop()
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -40,7 +37,7 @@ func (s *Server) serve(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		conn, err := s.listener.Accept()
+		conn, err := e.listener.Accept()
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
@@ -50,26 +47,26 @@ func (s *Server) serve(ctx context.Context) error {
 		case errors.Is(err, net.ErrClosed):
 			return err
 		case err != nil: // too many files are open, mostly
-			s.log.Warn("cannot take a connection at the gate", "err", err)
+			e.log.Warn("cannot take a connection at the gate", "err", err)
 			<-places
 			if !pause(ctx, 100*time.Millisecond) {
 				return nil
 			}
 			continue
 		}
-		clients.Go(func() { s.client(ctx, conn, sync.OnceFunc(func() { <-places })) })
+		clients.Go(func() { e.client(ctx, conn, sync.OnceFunc(func() { <-places })) })
 	}
 }
 
 // client takes one connection from its handshake to its end.
-func (s *Server) client(ctx context.Context, raw net.Conn, passed func()) {
+func (e *entrance) client(ctx context.Context, raw net.Conn, passed func()) {
 	defer passed()
 	defer func() { _ = raw.Close() }() // nothing is left to say
-	log := s.log.With("addr", raw.RemoteAddr().String())
+	log := e.log.With("addr", raw.RemoteAddr().String())
 	if err := raw.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return
 	}
-	secure := tls.Server(raw, s.tls)
+	secure := tls.Server(raw, e.tls)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		if strings.Contains(err.Error(), "bad certificate") { // the alert of a client that expects another one
 			log.Warn("refused by a client at the gate: it has a token with another certificate", "err", err)
@@ -86,15 +83,15 @@ func (s *Server) client(ctx context.Context, raw net.Conn, passed func()) {
 	}
 	h, refusal := parseHello(line)
 	one := &session{hello: h, conn: raw}
-	if !s.sessions.add(one) {
+	if !e.sessions.add(one) {
 		return
 	}
-	defer s.sessions.remove(one)
+	defer e.sessions.remove(one)
 	if h.Kind != "" {
 		log = log.With(string(h.Kind), h.Name, "id", h.ID)
 	}
 	if refusal == nil {
-		refusal = s.admit(one)
+		refusal = e.admit(one)
 	}
 	if refusal != nil {
 		log.Warn("refused at the gate", "err", refusal)
@@ -103,16 +100,19 @@ func (s *Server) client(ctx context.Context, raw net.Conn, passed func()) {
 		return
 	}
 	if h.Purpose == purposeTunnel {
-		s.tunnel(one, conn, passed)
+		if conn.writeLine(welcome{OK: true}) == nil && conn.SetDeadline(time.Time{}) == nil {
+			passed()
+			e.tunnel(one, conn)
+		}
 		return
 	}
 	log.Info("let in at the gate", "version", h.Version)
-	err = s.bus(one, conn, passed)
+	err = e.bus(one, conn, passed)
 	log.Info("gone from the gate", "err", err)
 }
 
-// admit says why a client is refused.
-func (s *Server) admit(one *session) *rbee.Error {
+// admitMember says why a client is refused that would join by a token.
+func (s *Server) admitMember(one *session) *rbee.Error {
 	refusal, failed := s.tokens.check(one.hello)
 	if failed != nil {
 		s.log.Warn("the time of a token's last use was not kept", "err", failed)
@@ -126,16 +126,10 @@ func (s *Server) admit(one *session) *rbee.Error {
 	return s.sessions.admit(one)
 }
 
-func (s *Server) tunnel(one *session, conn *lineConn, passed func()) {
-	if conn.writeLine(welcome{OK: true}) != nil || conn.SetDeadline(time.Time{}) != nil {
-		return
-	}
-	passed()
-	s.cfg.Tunnel(one.ID, conn)
-}
+func (s *Server) takeTunnel(one *session, conn net.Conn) { s.cfg.Tunnel(one.ID, conn) }
 
-// bus connects a client with the bus until one of them goes.
-func (s *Server) bus(one *session, conn *lineConn, passed func()) error {
+// carryBus connects a client with the bus until one of them goes.
+func (s *Server) carryBus(one *session, conn *lineConn, passed func()) error {
 	user, password, end := s.grants.make(one.Kind, one.ID)
 	defer end()
 	inside, err := s.nats.InProcessConn()

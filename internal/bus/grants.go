@@ -49,7 +49,7 @@ func (g *grants) Check(c natsserver.ClientAuthentication) bool {
 	return ok
 }
 
-// permissions of a hive: its own keys, to write. It needs to hear nothing.
+// permissions of a hive: its own keys, to write. All it hears is which queens invite it.
 func permissions(kind rbee.JoinKind, id rbee.HiveID) *natsserver.Permissions {
 	if kind == rbee.JoinQueen {
 		return nil
@@ -60,6 +60,6 @@ func permissions(kind rbee.JoinKind, id rbee.HiveID) *natsserver.Permissions {
 	}
 	return &natsserver.Permissions{
 		Publish:   &natsserver.SubjectPermission{Allow: own},
-		Subscribe: &natsserver.SubjectPermission{Deny: []string{">"}},
+		Subscribe: &natsserver.SubjectPermission{Allow: []string{invitedFor + string(id)}},
 	}
 }

@@ -69,6 +69,9 @@ func subject(kind string, id rbee.HiveID) string {
 
 // PutAbout tells what a hive is. What the bus knows already costs nothing.
 func (c *Conn) PutAbout(ctx context.Context, about rbee.HiveAbout) error {
+	c.mu.Lock()
+	c.key = about.Key
+	c.mu.Unlock()
 	return c.put(ctx, subject(keyAbout, about.ID), about, ttlAbout)
 }
 

@@ -18,13 +18,17 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 	text, _ := p.token(t, rbee.JoinHive)
 	queen, h := p.queen(t)
 	good, _ := joined(t, text, rbee.JoinHive, bert)
+	invited, err := good.Raw().SubscribeSync("invited." + string(bert))
+	if err != nil {
+		t.Fatal(err)
+	}
 	put(t, good, bert, 1)
 	h.wait(t, 0, "now", isNow(bert, 1))
 	hive, _ := joined(t, text, rbee.JoinHive, anna)
 	before := h.count()
 	raw := hive.Raw()
 	var heard []*nats.Subscription
-	for _, subject := range []string{"$KV.colony.about." + string(bert), "$KV.>", ">", "_INBOX.>", "_INBOX." + string(bert) + ".>", "_INBOX." + string(anna) + ".>", "$SYS.>"} {
+	for _, subject := range []string{"$KV.colony.about." + string(bert), "$KV.>", ">", "_INBOX.>", "_INBOX." + string(bert) + ".>", "_INBOX." + string(anna) + ".>", "$SYS.>", "invited.>", "invited." + string(bert)} {
 		sub, err := raw.SubscribeSync(subject)
 		if err != nil {
 			t.Fatal(err)
@@ -47,6 +51,10 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Nor may it have one sent to where queens invite another hive.
+	if err := raw.PublishRequest("$KV.colony.now."+string(anna), "invited."+string(bert), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
 	// A header of its message may not sweep away what others told.
 	for _, what := range []string{"all", "sub"} {
 		if err := raw.PublishMsg(&nats.Msg{Subject: "$KV.colony.now." + string(anna), Header: nats.Header{"Nats-Rollup": {what}}, Data: []byte("{}")}); err != nil {
@@ -55,7 +63,7 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 	}
 	for _, subject := range []string{
 		"$JS.API.STREAM.PURGE.KV_colony", "$JS.API.STREAM.DELETE.KV_colony", "$JS.API.DIRECT.GET.KV_colony.$KV.colony.about." + string(bert),
-		"$JS.API.STREAM.INFO.KV_colony", "refused." + string(bert), "$SYS.REQ.SERVER.PING",
+		"$JS.API.STREAM.INFO.KV_colony", "refused." + string(bert), "invited." + string(bert), "$SYS.REQ.SERVER.PING",
 	} {
 		if err := raw.PublishRequest(subject, "_INBOX."+string(anna)+".1", nil); err != nil {
 			t.Fatal(err)
@@ -71,6 +79,9 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 			t.Errorf("a hive hears %s: %s", m.Subject, m.Data)
 		}
 	}
+	if m, err := invited.NextMsg(time.Millisecond); err == nil {
+		t.Errorf("a hive invites another: %s", m.Data)
+	}
 	if h.since(before, func(u bus.Update) bool {
 		return u.About != nil && u.About.Name == "forged" || u.Gone == bert || u.About != nil && u.About.ID == anna
 	}) {
@@ -81,6 +92,12 @@ func TestAHiveReachesItsOwnKeysOnly(t *testing.T) {
 	late.wait(t, 0, "synced", func(u bus.Update) bool { return u.Synced })
 	if !late.since(0, func(u bus.Update) bool { return isAbout(bert)(u) && u.About.Name == "bee" }) || !late.since(0, isNow(bert, 2)) {
 		t.Error("what another hive told was overwritten")
+	}
+	if err := queen.Raw().Publish("invited."+string(bert), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := invited.NextMsg(soon); err != nil {
+		t.Error("a queen may not invite a hive:", err)
 	}
 	if err := queen.Forget(t.Context(), bert); err != nil {
 		t.Error("a queen may not forget a hive:", err)

@@ -2,8 +2,6 @@ package bus
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rbee"
-	"rbee/internal/durable"
 )
 
 // ServerConfig says where the gate stands.
@@ -33,38 +30,25 @@ type ServerConfig struct {
 
 // Server is the bus of a colony and the gate before it.
 type Server struct {
-	cfg      ServerConfig
-	log      *slog.Logger
-	pin      string
-	tls      *tls.Config
-	tokens   *tokens
-	listener net.Listener
-	nats     *natsserver.Server
-	grants   *grants
-	sessions *sessions
-	own      *Conn // of the server itself, on its bus
-	close    func()
+	*entrance
+	cfg    ServerConfig
+	tokens *tokens
+	nats   *natsserver.Server
+	grants *grants
+	own    *Conn // of the server itself, on its bus
+	close  func()
 }
 
 // Listen starts the bus; the gate lets clients in while Run runs. Without Run,
 // Close ends it.
 func Listen(cfg ServerConfig) (*Server, error) {
-	s := &Server{cfg: cfg, log: cfg.Log, grants: newGrants(), sessions: newSessions()}
+	s := &Server{cfg: cfg, grants: newGrants()}
 	s.close = sync.OnceFunc(s.end)
-	if err := durable.MkdirAll(cfg.Dir); err != nil {
-		return nil, rbee.Errorf(rbee.CodeInvalidRequest, "cannot make the directory of the colony: %w", err).
-			Suggest("make %s writable for this user", filepath.Dir(cfg.Dir))
-	}
-	cert, err := certificate(cfg.Dir)
-	if err != nil {
+	var err error
+	if s.entrance, err = newEntrance(cfg.Dir, cfg.Names, cfg.Log); err != nil {
 		return nil, err
 	}
-	leaf, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		return nil, err
-	}
-	s.pin = pinOf(leaf)
-	s.tls = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
+	s.admit, s.tunnel, s.bus = s.admitMember, s.takeTunnel, s.carryBus
 	if s.tokens, err = openTokens(cfg.Dir); err != nil {
 		return nil, err
 	}
@@ -72,12 +56,9 @@ func Listen(cfg ServerConfig) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
-	// A client whose machine is cut off is noticed by the bus; this is for the others.
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}}
-	if s.listener, err = lc.Listen(context.Background(), "tcp", cfg.Addr); err != nil {
+	if err := s.listen(cfg.Addr); err != nil {
 		s.Close()
-		return nil, rbee.Errorf(rbee.CodeConflict, "cannot open the gate of the colony: %w", err).
-			Suggest("choose another address with queen.bus_addr")
+		return nil, err
 	}
 	return s, nil
 }
@@ -141,10 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() { s.close() }
 
 func (s *Server) end() {
-	if s.listener != nil {
-		_ = s.listener.Close() // only fails if it is closed
-	}
-	s.sessions.cutAll()
+	s.shut()
 	if s.own != nil {
 		s.own.disconnect()
 	}
@@ -153,9 +131,6 @@ func (s *Server) end() {
 		s.nats.WaitForShutdown()
 	}
 }
-
-// Addr is the address that the gate listens on.
-func (s *Server) Addr() string { return s.listener.Addr().String() }
 
 // Connect connects a queen in this process. Run of the Conn keeps it connected.
 func (s *Server) Connect(ctx context.Context) (*Conn, error) {
@@ -183,52 +158,6 @@ func (s *Server) Revoke(id string) error {
 	}
 	s.sessions.cut(id)
 	return nil
-}
-
-// addresses are those under which a hive may find the gate, best first.
-func (s *Server) addresses() []string {
-	host, port, err := net.SplitHostPort(s.Addr())
-	if err != nil {
-		return []string{s.Addr()}
-	}
-	names := s.cfg.Names
-	if ip := net.ParseIP(host); len(names) == 0 && ip != nil && !ip.IsUnspecified() {
-		names = []string{host}
-	}
-	if len(names) == 0 {
-		names = append(machineAddresses(), "127.0.0.1") // the last for hives beside the queen whatever network she is in
-	}
-	var all []string
-	for _, n := range names {
-		if isAddress(n) {
-			all = append(all, n)
-		} else {
-			all = append(all, net.JoinHostPort(n, port))
-		}
-	}
-	return all
-}
-
-// machineAddresses are the addresses of this machine that others may reach.
-func machineAddresses() []string {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil
-	}
-	var v4, v6 []string
-	for _, a := range addrs {
-		n, ok := a.(*net.IPNet)
-		switch {
-		case !ok || !n.IP.IsGlobalUnicast():
-		case n.IP.To4() != nil:
-			v4 = append(v4, n.IP.String())
-		default:
-			v6 = append(v6, n.IP.String())
-		}
-	}
-	const most = 8 // a token is pasted by people
-	all := append(v4, v6...)
-	return all[:min(len(all), most)]
 }
 
 // busLog passes on what NATS complains of.

@@ -12,6 +12,7 @@ import (
 type session struct {
 	hello
 	conn net.Conn
+	key  string // at a [Door], that its hive told queens
 
 	replaced []string // processes in whose place this one came
 }

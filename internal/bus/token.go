@@ -62,7 +62,7 @@ func parseTicket(text string) (ticket, error) {
 	if len(t.Addresses) == 0 || slices.ContainsFunc(t.Addresses, func(a string) bool { return !isAddress(a) }) {
 		return bad("it names no address of a queen")
 	}
-	if pin, err := hex.DecodeString(t.Pin); err != nil || len(pin) != sha256.Size {
+	if !isPin(t.Pin) {
 		return bad("it names no certificate")
 	}
 	if t.ID == "" || t.Secret == "" {
@@ -72,6 +72,11 @@ func parseTicket(text string) (ticket, error) {
 		return bad("it does not say what it is for")
 	}
 	return t, nil
+}
+
+func isPin(text string) bool {
+	pin, err := hex.DecodeString(text)
+	return err == nil && len(pin) == sha256.Size
 }
 
 func isAddress(a string) bool {

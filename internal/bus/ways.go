@@ -13,9 +13,8 @@ import (
 )
 
 // parseWay reads by what a colony is joined.
-func parseWay(cfg JoinConfig) (way, error) {
+func parseWay(cfg JoinConfig, h hello) (way, error) {
 	join := strings.TrimSpace(cfg.Join)
-	h := hello{Kind: cfg.Kind, ID: cfg.ID, Name: cfg.Name, Version: rbee.Version, APIVersion: rbee.APIVersion, Process: random(8)}
 	switch {
 	case strings.HasPrefix(join, "nats://"), strings.HasPrefix(join, "tls://"):
 		return parseCluster(join)

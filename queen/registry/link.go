@@ -30,6 +30,7 @@ type Target struct {
 type link struct {
 	direct *http.Transport   // made when first used
 	tunnel *tunnel.Transport // dialled by the hive; nil if it did not
+	key    string            // of the process that dialled it, "" where the gate of the bus vouches for it
 	clear  bool              // it was said that requests are not secret on their way
 }
 
@@ -48,17 +49,14 @@ func (r *Registry) Reach(id rbee.HiveID) (Target, error) {
 			Suggest("see whether its machine and its network are up")
 	}
 	t := Target{Base: h.about.URL, Key: h.about.Key}
-	near := r.cfg.Machine != "" && h.about.Machine == r.cfg.Machine
-	u, err := url.Parse(t.Base)
-	nowhere := err != nil || local(u.Hostname())
-	switch {
-	case near, !nowhere && u.Scheme == "https":
+	switch tr := h.through(); {
+	case r.near(h.about):
 		t.Transport = h.link.directly()
-	case h.link.tunnel != nil:
-		t.Base, t.Transport = "http://localhost", h.link.tunnel // at the other end that is the hive
-	case nowhere:
+	case tr != nil:
+		t.Base, t.Transport = "http://localhost", tr // at the other end that is the hive
+	case nowhere(h.about):
 		return Target{}, rbee.Errorf(rbee.CodeHiveNotFound, "the hive %s cannot be reached: its address is %s, and it has not dialled this queen", h.about.Name, h.about.URL).
-			Suggest("have it listen on its network with hive.addr and hive.key, or let it join by the token of this queen")
+			Suggest("see in its log why, and whether its machine reaches the gate of this queen; or have it listen on its network with hive.addr and hive.key")
 	default:
 		t.Transport = h.link.directly()
 		if !h.link.clear {
@@ -68,6 +66,25 @@ func (r *Registry) Reach(id rbee.HiveID) (Target, error) {
 		}
 	}
 	return t, nil
+}
+
+// near says that a hive is reached directly: on this machine, or by https.
+func (r *Registry) near(a *rbee.HiveAbout) bool {
+	return r.cfg.Machine != "" && a.Machine == r.cfg.Machine || strings.HasPrefix(a.URL, "https://") && !nowhere(a)
+}
+
+// nowhere says that the address of a hive leads to it on its own machine only.
+func nowhere(a *rbee.HiveAbout) bool {
+	u, err := url.Parse(a.URL)
+	return err != nil || local(u.Hostname())
+}
+
+// through is the tunnel to the process that the bus tells of, nil if there is none.
+func (h *hive) through() *tunnel.Transport {
+	if h.link.key != "" && h.link.key != h.about.Key {
+		return nil
+	}
+	return h.link.tunnel
 }
 
 // local says whether a host is that of whoever asks.
@@ -107,14 +124,43 @@ func (l *link) end() {
 	}
 }
 
+// Guests are the hives that do well to dial a queen whose bus is another's, and
+// the keys that they told.
+func (r *Registry) Guests() map[rbee.HiveID]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys := map[rbee.HiveID]string{}
+	for id, h := range r.hives {
+		if h.about != nil && h.about.Key != "" && !h.lost && !r.near(h.about) {
+			keys[id] = h.about.Key
+		}
+	}
+	return keys
+}
+
+// Key is what a hive that is heard of told to be reached with.
+func (r *Registry) Key(id rbee.HiveID) (key string, heard bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hives[id]
+	if h == nil || h.about == nil || h.lost {
+		return "", false
+	}
+	return h.about.Key, true
+}
+
 // Tunnel takes over a connection that a hive dialled to be reached by, and
 // returns when it is of no use any more.
-func (r *Registry) Tunnel(id rbee.HiveID, conn net.Conn) {
+func (r *Registry) Tunnel(id rbee.HiveID, conn net.Conn) { r.Invited(id, "", conn) }
+
+// Invited is Tunnel for a process of a hive that dialled since it was invited. It
+// is reached that way as long as it is the one that the bus tells of.
+func (r *Registry) Invited(id rbee.HiveID, key string, conn net.Conn) {
 	t := tunnel.New(conn)
 	r.mu.Lock()
 	h := r.known(id)
 	old := h.link.tunnel
-	h.link.tunnel, h.failures = t, 0
+	h.link.tunnel, h.link.key, h.failures = t, key, 0
 	r.mu.Unlock()
 	if old != nil {
 		_ = old.Close() // it may be closed

@@ -249,6 +249,59 @@ func TestHowAHiveIsReached(t *testing.T) {
 	}
 }
 
+// TestATunnelOfAnInvitedHiveIsForTheProcessThatDialled has another process take
+// the place of one that was revoked, and still holds its tunnel.
+func TestATunnelOfAnInvitedHiveIsForTheProcessThatDialled(t *testing.T) {
+	c := start(t)
+	if key, heard := c.Key(hiveID); heard {
+		t.Errorf("a hive that nobody heard of has the key %q", key)
+	}
+	h := c.join(rbee.HiveAbout{URL: "http://127.0.0.1:1", Machine: "other"})
+	if key, heard := c.Key(hiveID); key != "key" || !heard || c.Guests()[hiveID] != "key" {
+		t.Errorf("the key is %q, guests are %v", key, c.Guests())
+	}
+	dial := func(key string) (closed func()) {
+		near, far := net.Pipe()
+		h.live.Go(func() { c.Invited(hiveID, key, near) })
+		h.live.Go(func() { _ = tunnel.Serve(h.ctx, far, http.NotFoundHandler()) })
+		return func() { _ = far.Close() }
+	}
+	reached := func() bool {
+		h.now(rbee.HiveOpen)
+		_, err := c.Reach(hiveID)
+		return err == nil
+	}
+	dial("key of a process that is gone")
+	for range 20 {
+		if reached() || c.hive().URL == "" {
+			t.Fatal("requests go to a process of which the bus does not tell")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	closed := dial("key")
+	eventually(t, "the way through the right one", reached)
+	closed()
+	eventually(t, "its end", func() bool { return !reached() })
+}
+
+func TestHivesThatAreReachedDirectlyNeedNotDial(t *testing.T) {
+	for name, about := range map[string]rbee.HiveAbout{
+		"on the same machine": {URL: "http://127.0.0.1:1", Machine: machine},
+		"with a certificate":  {URL: "https://hive.example/", Machine: "other"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := start(t)
+			h := c.join(about)
+			if guests := c.Guests(); len(guests) > 0 {
+				t.Errorf("%v are invited", guests)
+			}
+			h.about(rbee.HiveAbout{URL: "http://10.0.0.1:80", Machine: "other"})
+			eventually(t, "the invitation of a hive in the clear", func() bool { h.now(rbee.HiveOpen); return c.Guests()[hiveID] == "key" })
+			eventually(t, "that a lost hive is not invited", func() bool { _, heard := c.Key(hiveID); return len(c.Guests()) == 0 && !heard })
+		})
+	}
+}
+
 func TestAHiveThatDialledIsReachedThroughItsTunnel(t *testing.T) {
 	c := start(t)
 	h := c.join(rbee.HiveAbout{URL: "http://127.0.0.1:1", Machine: "other"})

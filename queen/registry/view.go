@@ -64,7 +64,7 @@ func (h *hive) colonyHive() rbee.ColonyHive {
 	if h.lost {
 		c.Presence = rbee.HiveLost
 	}
-	if h.link.tunnel == nil {
+	if h.through() == nil {
 		c.URL = h.about.URL
 	}
 	return c
