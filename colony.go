@@ -76,6 +76,11 @@ type HiveColony struct {
 	Error     *Error `json:"error,omitempty" doc:"why it is not connected, as the gate of the colony said or the network did"`
 }
 
+// JoinRequest has a hive that runs join a colony.
+type JoinRequest struct {
+	Join string `json:"join" maxLength:"4095" doc:"a token, as 'rbee queen token' prints it, or the URL of a bus; it holds a secret"`
+}
+
 // HivePrefixes is what the workers of a hive have in their caches, as chains of
 // hashes (package prefix): a short list for each, newest first.
 type HivePrefixes struct {

@@ -15,6 +15,18 @@ func (c *Client) Devices(ctx context.Context) (rbee.DeviceList, error) {
 	return call[rbee.DeviceList](ctx, c, http.MethodGet, "/v1/devices", nil)
 }
 
+// JoinColony has a hive join a colony, and says how it stands with that. It
+// returns when the colony has taken it in, or not.
+func (c *Client) JoinColony(ctx context.Context, req rbee.JoinRequest) (rbee.HiveColony, error) {
+	return call[rbee.HiveColony](ctx, c, http.MethodPost, "/v1/colony/join", req)
+}
+
+// LeaveColony has a hive leave its colony; none is no error.
+func (c *Client) LeaveColony(ctx context.Context) error {
+	_, err := call[struct{}](ctx, c, http.MethodDelete, "/v1/colony", nil)
+	return err
+}
+
 // Spawn asks a hive for a new worker. It returns while the worker loads.
 func (c *Client) Spawn(ctx context.Context, req rbee.SpawnRequest) (rbee.SpawnReply, error) {
 	return call[rbee.SpawnReply](ctx, c, http.MethodPost, "/v1/workers/spawn", req)

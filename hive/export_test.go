@@ -12,6 +12,13 @@ func (h *Hive) WeighNothing() {
 	h.host.weigh = func(int, string) (own, mapped int64, ok bool) { return 0, 0, false }
 }
 
+// Remembers is of how many workers the hive keeps what requests did there.
+func (h *Hive) Remembers() int {
+	h.traffic.mu.Lock()
+	defer h.traffic.mu.Unlock()
+	return len(h.traffic.workers)
+}
+
 // Clock has the hive read another clock, and compare it with the time that
 // passes as often as said.
 func (h *Hive) Clock(read func() time.Time, every time.Duration) {

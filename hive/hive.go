@@ -10,7 +10,6 @@ package hive
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -25,7 +24,6 @@ import (
 
 	"rbee"
 	"rbee/client"
-	"rbee/hive/colony"
 	"rbee/hive/crashes"
 	"rbee/hive/external"
 	"rbee/hive/pool"
@@ -70,10 +68,11 @@ type Hive struct {
 	claims   claims
 	servers  []external.Server // of models that are not ours
 
-	colony    conf.Secret    // how to join one; "" for none
-	colonyKey string         // opens the API for queens
-	member    *colony.Member // nil for a hive without a colony, and before Run
-	traffic   *traffic
+	colony  conf.Secret                // how to join one at the start; "" for none
+	member  atomic.Pointer[membership] // nil for a hive without a colony, and before Run
+	moved   chan struct{}              // rung when member is another
+	moving  sync.Mutex                 // one join or leave at a time
+	traffic *traffic
 
 	clock     *clock
 	host      *machine
@@ -124,6 +123,7 @@ func New(cfg Config) (*Hive, error) {
 	}
 	h := &Hive{
 		cfg: cfg, key: key, program: program, name: cmp.Or(cfg.Settings.Hive.Name, hostname()), log: cfg.Log, traffic: newTraffic(),
+		moved:   make(chan struct{}, 1),
 		engines: engines.Open(cfg.Settings.EnginesDir()),
 	}
 	h.metrics = newMetrics(h)
@@ -153,9 +153,6 @@ func New(cfg Config) (*Hive, error) {
 			return nil, err
 		}
 	}
-	if h.colony != "" {
-		h.colonyKey = rand.Text()
-	}
 	h.api = httpapi.New(httpapi.Config{Role: "hive", Key: key.Reveal(), ColonyKey: h.colonyKey, Routes: h.routes(), Log: h.log})
 	return h, nil
 }
@@ -177,8 +174,12 @@ func (h *Hive) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, presence.release()) }()
-	if err := h.join(); err != nil {
-		return err
+	if h.colony != "" {
+		m, err := h.newMembership(h.colony)
+		if err != nil {
+			return err
+		}
+		h.become(m)
 	}
 	ln, err := httpapi.Listen(settings.Hive.Addr, h.key.Reveal())
 	if err != nil {
@@ -262,16 +263,10 @@ func (h *Hive) serve(ctx context.Context, ln net.Listener, presence *presence) e
 		return errors.Join(err, group.Wait())
 	}
 	h.announced.Store(true)
-	if h.member != nil {
-		group.Go(func() error {
-			h.attendColony(living)
-			return nil
-		})
-		group.Go(func() error {
-			h.member.KeepTunnel(serving) // until the last stream has ended
-			return nil
-		})
-	}
+	group.Go(func() error {
+		h.attendColonies(living, serving)
+		return nil
+	})
 	err := group.Wait()
 	h.relay.close()
 	h.log.InfoContext(outer, "the hive has ended")

@@ -61,10 +61,7 @@ func (h *Hive) showStatus(ctx context.Context, _ *struct{}) (*reply[rbee.HiveSta
 		}
 	}
 	s.Memory = h.usedMemory(h.memories(ctx), live, now)
-	if h.member != nil {
-		there, why := h.member.Connected()
-		s.Colony = &rbee.HiveColony{Connected: there, Error: rbee.AsError(why)}
-	}
+	s.Colony = h.member.Load().state()
 	return &reply[rbee.HiveStatus]{s}, nil
 }
 

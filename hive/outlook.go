@@ -22,6 +22,7 @@ const idleWeighs = time.Minute
 // one goroutine.
 type outlook struct {
 	hive *Hive
+	key  string          // of the membership
 	ways map[string]ways // by the name of a model's bytes
 	mbps float64         // of downloads, as measured last
 }
@@ -45,7 +46,7 @@ func (o *outlook) about(ctx context.Context) rbee.HiveAbout {
 	}
 	return rbee.HiveAbout{
 		Name: h.name, Version: rbee.Version, APIVersion: rbee.APIVersion, URL: *h.base.Load(), Machine: bus.MachineID(),
-		Key: h.colonyKey, ByQueen: h.cfg.ByQueen, StartedAt: h.clock.began, Devices: devices,
+		Key: o.key, ByQueen: h.cfg.ByQueen, StartedAt: h.clock.began, Devices: devices,
 		Models: o.models(ctx, where), DownloadMBps: o.mbps,
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"rbee"
-	"rbee/hive/colony"
-	"rbee/internal/bus"
 	"rbee/internal/durable"
 )
 
@@ -36,45 +34,31 @@ func hiveID(path string) (rbee.HiveID, error) {
 	return rbee.HiveID(text), nil
 }
 
-// join makes the hive a member of the colony that the settings name, if they do.
-// It is before anything of the hive runs.
-func (h *Hive) join() error {
-	if h.colony == "" {
-		return nil
-	}
-	id, err := hiveID(h.cfg.Settings.Home.HiveIDFile())
-	if err != nil {
-		return err
-	}
-	conn, err := bus.Join(bus.JoinConfig{Join: h.colony.Reveal(), Kind: rbee.JoinHive, ID: id, Name: h.name, Log: h.log})
-	if err != nil {
-		return err
-	}
-	o := &outlook{hive: h, ways: map[string]ways{}}
-	h.member = colony.New(colony.Config{
-		Bus: conn, ID: id, About: o.about, Now: h.reportNow, Prefixes: h.reportPrefixes, API: h.api.Handler(), Log: h.log,
-	})
-	return nil
-}
-
-// attendColony tells the colony of the hive until ctx ends.
-func (h *Hive) attendColony(ctx context.Context) {
+// attendColony tells the colony of the hive until that leaves or ctx ends.
+func (h *Hive) attendColony(ctx context.Context, m *membership) {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	var all sync.WaitGroup
+	all.Go(func() {
+		select {
+		case <-m.leave:
+			stop()
+		case <-watching.Done():
+		}
+	})
 	all.Go(func() { h.attendSpeeds(watching) })
 	all.Go(func() {
 		for watching.Err() == nil {
 			_, changes := h.pool.Feed().Subscribe(watching)
-			h.member.Changed()
+			m.Changed()
 			states := map[rbee.WorkerID]rbee.WorkerState{}
 			for e, err := range changes {
 				switch {
 				case err != nil, e.Kind == rbee.EventDecision:
 				case e.Kind == rbee.EventWorker && states[e.Worker.ID] == e.Worker.State:
-					h.member.Used() // one request more or less; what else there is of it is told within a second
+					m.used() // one request more or less; what else there is of it is told within a second
 				default:
-					h.member.Changed()
+					m.Changed()
 				}
 				if e.Worker != nil {
 					note(states, e)
@@ -82,7 +66,7 @@ func (h *Hive) attendColony(ctx context.Context) {
 			}
 		}
 	})
-	h.member.Run(ctx)
+	m.Run(watching)
 	stop()
 	all.Wait()
 }

@@ -11,7 +11,7 @@ import (
 
 // routes is the API of a hive.
 func (h *Hive) routes() []httpapi.Route {
-	return slices.Concat(h.workerRoutes(), h.holdRoutes(), h.openAIRoutes(), h.modelRoutes())
+	return slices.Concat(h.workerRoutes(), h.holdRoutes(), h.colonyRoutes(), h.openAIRoutes(), h.modelRoutes())
 }
 
 func (h *Hive) workerRoutes() []httpapi.Route {
@@ -107,6 +107,20 @@ func (h *Hive) holdRoutes() []httpapi.Route {
 		{
 			Method: post, Path: "/v1/drain",
 			Summary: "Has the hive take no more requests, finish what runs, and end its workers.", Handler: httpapi.JSON(h.drain),
+		},
+	}
+}
+
+func (h *Hive) colonyRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		{
+			Method: http.MethodPost, Path: "/v1/colony/join",
+			Summary: "Has the hive join a colony, and keeps the token for later starts. It answers when the colony has taken the hive in; a refusal changes nothing.",
+			Handler: httpapi.JSON(h.joinColony),
+		},
+		{
+			Method: http.MethodDelete, Path: "/v1/colony", Status: http.StatusNoContent,
+			Summary: "Has the hive leave its colony, and forget the token. Its workers go on.", Handler: httpapi.JSON(h.leaveColony),
 		},
 	}
 }

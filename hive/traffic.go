@@ -128,6 +128,19 @@ func (t *traffic) measured(model string) int {
 	return t.weighed[model]
 }
 
+// gave counts the end of a request. Unless more is wanted of the worker than the
+// requests that it has, the last of them has it forgotten.
+func (t *traffic) gave(id rbee.WorkerID, keep bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	u := t.of(id)
+	u.running--
+	u.asked = false
+	if !keep && u.running == 0 {
+		delete(t.workers, id)
+	}
+}
+
 // keep forgets the workers that are gone.
 func (t *traffic) keep(live map[rbee.WorkerID]bool) {
 	t.mu.Lock()
@@ -148,22 +161,21 @@ func (h *Hive) takes(w http.ResponseWriter, to pool.Target, chain []uint32) (don
 	if len(to.Digest) == digestLength {
 		header.Set(rbee.DigestHeader, "sha256:"+to.Digest)
 	}
-	if h.member == nil {
-		return func() {} // nobody is told, and nobody forgets workers that are gone
-	}
 	h.traffic.with(to.ID, func(u *usage) {
 		u.running++
 		if len(chain) > 0 {
 			u.caches.add(chain, mostCached)
 		}
 	})
-	h.member.Used()
+	m := h.member.Load()
+	m.used()
 	if len(chain) > 0 {
-		h.member.Cached()
+		m.cached()
 	}
 	return func() {
-		h.traffic.with(to.ID, func(u *usage) { u.running--; u.asked = false })
-		h.member.Used()
+		m := h.member.Load()
+		h.traffic.gave(to.ID, m != nil)
+		m.used()
 		select {
 		case h.traffic.used <- struct{}{}:
 		default:
@@ -174,7 +186,7 @@ func (h *Hive) takes(w http.ResponseWriter, to pool.Target, chain []uint32) (don
 // beginning is what the prompt of a request begins with, if anybody wants to
 // know, and if it has one. The body can still be read.
 func (h *Hive) beginning(req *http.Request, path string) ([]uint32, error) {
-	if h.member == nil || !prompts(path) {
+	if h.member.Load() == nil || !prompts(path) {
 		return nil, nil
 	}
 	body, err := httpapi.Body(req)
@@ -186,7 +198,7 @@ func (h *Hive) beginning(req *http.Request, path string) ([]uint32, error) {
 }
 
 func (h *Hive) chain(path string, body []byte) []uint32 {
-	if h.member == nil {
+	if h.member.Load() == nil {
 		return nil
 	}
 	chain, _ := prefix.Of(path, body)
@@ -265,5 +277,5 @@ func (h *Hive) askSpeed(ctx context.Context, w rbee.Worker, call *client.Client)
 		return
 	}
 	h.traffic.measuredAt(w, list)
-	h.member.Used()
+	h.member.Load().used()
 }

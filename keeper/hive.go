@@ -96,8 +96,8 @@ func (a *app) hiveStartCommand() *cobra.Command {
 It logs to logs/hive.log in the state directory, and runs until 'rbee hive stop'.
 
 With --join it joins the colony of a queen, whose token 'rbee queen token' prints
-where she is, and waits until she has taken it in. The token is kept for later
-starts; 'rbee hive leave' takes that back.
+where she is, and waits until she has taken it in; a hive that runs joins as it is.
+The token is kept for later starts; 'rbee hive leave' takes that back.
 
 With HOST it starts the hive that 'rbee hive install HOST' brought there.`,
 		Example: `  rbee hive start

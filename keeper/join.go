@@ -3,7 +3,6 @@ package keeper
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -12,7 +11,6 @@ import (
 
 	"rbee"
 	"rbee/internal/conf"
-	"rbee/internal/durable"
 	"rbee/internal/service"
 )
 
@@ -31,57 +29,45 @@ func (f *joinFlags) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.restart, "restart", false, "start it anew if it runs; its workers end")
 }
 
-// writeJoin leaves a token where the hive of this machine looks for one, and says
-// whether it is another than before.
-func writeJoin(cfg conf.Config, text string) (bool, error) {
+// checkToken says what is wrong with the text of a token, which may have been cut.
+func checkToken(text string) error {
 	if strings.HasPrefix(text, "rbee1.") && tokenID(text) == "" {
-		return false, rbee.Errorf(rbee.CodeInvalidRequest, "cannot read the token: it was changed or cut").
+		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot read the token: it was changed or cut").
 			Suggest("copy the whole of it, as 'rbee queen token' prints it")
 	}
-	if cfg.Hive.Join != "" || cfg.Hive.JoinFile != "" {
-		return false, rbee.Errorf(rbee.CodeConflict, "the settings name a colony already, and that is what counts").
-			Suggest("take hive.join and hive.join_file out of %s and of the environment", cfg.Home.ConfigFile())
-	}
-	if err := cfg.Home.Create(); err != nil {
-		return false, err
-	}
-	file := cfg.Home.JoinFile()
-	if before, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(before)) == text {
-		return false, nil
-	}
-	if err := durable.Write(file, ".join-*", []byte(text+"\n")); err != nil {
-		return false, rbee.Errorf(rbee.CodeInvalidRequest, "cannot keep the token: %w", err).Suggest("see 'rbee doctor'")
-	}
-	return true, nil
+	return nil
 }
 
 // startHiveIn starts the hive of this machine, in the colony that a token names if
-// one is given, and waits until that has answered.
+// one is given, and waits until that has answered. A hive that runs joins as it is.
 func (a *app) startHiveIn(ctx context.Context, args []string, text string, restart bool) error {
 	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
-	other := false
-	if text != "" {
-		if other, err = writeJoin(cfg, text); err != nil {
-			return err
-		}
+	if err := checkToken(text); err != nil {
+		return err
 	}
 	status, err := lookForHive(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	if status.Running && text != "" && !restart {
-		if s, err := askStatus(ctx, cfg); err != nil || other || s.Colony == nil {
-			return rbee.Errorf(rbee.CodeConflict, "the hive runs already (pid %d), and joins when it starts the next time", status.PID).
-				WithCause(err).Suggest("start it anew with 'rbee hive start --restart'; its workers end")
-		}
-	}
 	if status.Running && restart {
 		if err := noService(ctx, status.PID); err != nil {
 			return err
 		}
+	}
+	switch {
+	case text == "":
+	case status.Running && !restart:
+		err = joinRunning(ctx, cfg, text)
+	default:
+		err = errors.Join(cfg.Home.Create(), cfg.KeepJoin(conf.Secret(text)))
+	}
+	if err != nil {
+		return err
+	}
+	if status.Running && restart {
 		if err := stopHive(ctx, cfg, status.PID); err != nil {
 			return err
 		}
@@ -93,6 +79,19 @@ func (a *app) startHiveIn(ctx context.Context, args []string, text string, resta
 		return nil
 	}
 	return a.awaitGate(ctx, cfg, text != "")
+}
+
+// joinRunning has the hive of this machine, which runs, join a colony.
+func joinRunning(ctx context.Context, cfg conf.Config, text string) error {
+	c, err := localColony(cfg)
+	if err != nil {
+		return err
+	}
+	defer c.client.Close()
+	ctx, cancel := context.WithTimeout(ctx, gateWait)
+	defer cancel()
+	_, err = c.client.JoinColony(ctx, rbee.JoinRequest{Join: text})
+	return c.explain(err)
 }
 
 // noService refuses to start a hive anew that a service manager looks after.
@@ -157,53 +156,52 @@ func (a *app) awaitGate(ctx context.Context, cfg conf.Config, must bool) error {
 }
 
 func (a *app) hiveLeaveCommand() *cobra.Command {
-	var restart bool
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "leave",
 		Short: "Have the hive of this machine leave its colony",
-		Long: `Have the hive of this machine leave its colony: what 'rbee hive start --join' kept
-is removed. A hive that runs leaves when it starts the next time, or with
---restart at once; its workers end then. No colony is no error.`,
-		Example: "  rbee hive leave --restart",
+		Long: `Have the hive of this machine leave its colony, and remove what 'rbee hive start
+--join' kept. A hive that runs leaves at once, and its workers go on; what the queen
+of another machine sent it ends. No colony is no error.`,
+		Example: "  rbee hive leave",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
 			cfg, err := a.config()
 			if err != nil {
 				return err
 			}
-			if err := os.Remove(cfg.Home.JoinFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return rbee.Errorf(rbee.CodeInvalidRequest, "cannot remove the token: %w", err).Suggest("see 'rbee doctor'")
-			}
-			status, err := lookForHive(cmd.Context(), cfg)
+			status, err := lookForHive(ctx, cfg)
 			if err != nil {
 				return err
 			}
-			member := false
 			if status.Running {
-				s, err := askStatus(cmd.Context(), cfg)
-				if err != nil {
-					return err
-				}
-				member = s.Colony != nil
+				err = leaveRunning(ctx, cfg)
+			} else {
+				err = cfg.ForgetJoin()
 			}
-			if member && restart {
-				return a.startHiveIn(cmd.Context(), []string{"daemon"}, "", true)
-			}
-			if a.out.json {
+			switch {
+			case err != nil:
+				return err
+			case a.out.json:
 				a.out.emit(struct {
 					Running bool `json:"running"`
 					Member  bool `json:"member"`
-				}{status.Running, member})
-				return nil
+				}{Running: status.Running})
+			default:
+				a.out.line("The hive of this machine belongs to no colony")
 			}
-			if member {
-				a.out.line("The hive leaves when it starts the next time; 'rbee hive start --restart' does that now")
-				return nil
-			}
-			a.out.line("The hive of this machine belongs to no colony")
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&restart, "restart", false, "start the hive anew if it runs; its workers end")
-	return cmd
+}
+
+func leaveRunning(ctx context.Context, cfg conf.Config) error {
+	c, err := localColony(cfg)
+	if err != nil {
+		return err
+	}
+	defer c.client.Close()
+	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+	defer cancel()
+	return c.explain(c.client.LeaveColony(ctx))
 }

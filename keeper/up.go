@@ -63,7 +63,7 @@ func (a *app) up(ctx context.Context, f queenFlags) error {
 	if err := c.preflight(ctx, defaultAttempts); err != nil {
 		return err
 	}
-	queen, err := c.awaitOwnHive(ctx)
+	queen, outside, err := c.awaitOwnHive(ctx, cfg)
 	if err != nil {
 		return c.explain(err)
 	}
@@ -80,60 +80,85 @@ func (a *app) up(ctx context.Context, f queenFlags) error {
 	} else {
 		a.out.note("The queen runs already (pid %d).", status.PID)
 	}
-	a.warnOfHive(ctx, cfg, queen.LocalHive)
+	a.warnOfHive(ctx, cfg, queen.LocalHive, outside)
 	a.welcome(status.URL, queen, hives)
 	return nil
 }
 
 // awaitOwnHive blocks until the hive of the queen's machine has joined her, or is
-// not going to.
-func (c *colony) awaitOwnHive(ctx context.Context) (rbee.QueenStatus, error) {
-	late := time.Now().Add(joinWait)
+// not going to: outside is why, as far as the hive says. One that ran before she
+// did is asked to.
+func (c *colony) awaitOwnHive(ctx context.Context, cfg conf.Config) (s rbee.QueenStatus, outside, err error) {
+	late, asked := time.Now().Add(joinWait), false
 	for {
-		s, err := c.client.QueenStatus(ctx)
+		s, err = c.client.QueenStatus(ctx)
 		own := s.LocalHive
-		coming := own.State == rbee.LocalHiveStarting || own.State == rbee.LocalHiveRunning && (own.ID == "" || s.Hives[rbee.HivePresent] == 0)
-		if err != nil || !coming || time.Now().After(late) {
-			return s, err
+		running := own.State == rbee.LocalHiveRunning
+		coming := own.State == rbee.LocalHiveStarting || running && (own.ID == "" || s.Hives[rbee.HivePresent] == 0)
+		if own.ID != "" {
+			outside = nil
 		}
-		if own.State == rbee.LocalHiveRunning && !c.joins(ctx, own.URL) {
-			return s, nil
+		if err != nil || !coming || time.Now().After(late) {
+			return s, outside, err
+		}
+		if record, alive := readHiveRecord(cfg.Home); running && own.ID == "" && alive && record.URL == own.URL && !asked {
+			asked = true
+			outside = c.takeIn(ctx, cfg)
+			if outside != nil && rbee.CodeOf(outside) != rbee.CodeConflict { // that says that it joins in another way
+				return s, outside, nil
+			}
 		}
 		if err := pause(ctx, upLook); err != nil {
-			return s, err
+			return s, outside, err
 		}
 	}
 }
 
-// joins says whether the hive of this machine is about to join a colony: one that
-// began without one does not.
-func (c *colony) joins(ctx context.Context, url string) bool {
-	cfg, err := conf.Load(conf.Options{})
-	if err != nil {
-		return false
-	}
-	if record, alive := readHiveRecord(cfg.Home); !alive || record.URL != url {
-		return true
-	}
+// takeIn has the hive of this machine join the queen, by the token that it would
+// find if it started now. An error says why it is not in her colony.
+func (c *colony) takeIn(ctx context.Context, cfg conf.Config) error {
 	s, err := askStatus(ctx, cfg)
-	return err != nil || s.Colony != nil && (s.Colony.Error == nil || !refusedForGood(s.Colony.Error.Code))
+	if err != nil || s.Colony != nil && s.Colony.Connected {
+		return err
+	}
+	join, err := cfg.ReadJoin()
+	if err != nil {
+		return err
+	}
+	text := join.Reveal()
+	switch {
+	case text != "":
+	case s.Colony != nil:
+		return nil // it knows another way
+	default: // it has left since she gave it a token
+		made, err := c.client.NewToken(ctx, rbee.TokenRequest{Name: "the hive of this machine"})
+		if err != nil {
+			return c.explain(err)
+		}
+		text = made.Token
+	}
+	return joinRunning(ctx, cfg, text)
 }
 
 // warnOfHive says what keeps the hive of this machine out of the colony.
-func (a *app) warnOfHive(ctx context.Context, cfg conf.Config, own rbee.LocalHiveStatus) {
-	switch {
-	case own.State == rbee.LocalHiveFailed:
-		a.out.warn("the hive of this machine does not run: %s; see 'rbee hive logs'", own.Reason)
-	case own.State == rbee.LocalHiveRunning && own.ID == "":
+func (a *app) warnOfHive(ctx context.Context, cfg conf.Config, own rbee.LocalHiveStatus, outside error) {
+	if outside == nil && own.State == rbee.LocalHiveRunning && own.ID == "" {
 		s, err := askStatus(ctx, cfg)
 		switch {
 		case err != nil:
-			a.out.warn("the hive of this machine (pid %d) is not in the colony: %s", own.PID, asError(err).Message)
-		case s.Colony == nil:
-			a.out.warn("the hive of this machine (pid %d) ran before and belongs to no colony; 'rbee hive stop' and 'rbee up' change that", own.PID)
-		case s.Colony.Error != nil:
-			a.out.warn("the hive of this machine (pid %d) is not in the colony: %s", own.PID, s.Colony.Error.Message)
+			outside = err
+		case s.Colony != nil && s.Colony.Error != nil:
+			outside = s.Colony.Error
+		case s.Colony != nil:
+			outside = rbee.Errorf(rbee.CodeConflict, "it is in that of another queen").Suggest("leave that first, with 'rbee hive leave'")
 		}
+	}
+	switch {
+	case own.State == rbee.LocalHiveFailed:
+		a.out.warn("the hive of this machine does not run: %s; see 'rbee hive logs'", own.Reason)
+	case outside != nil:
+		why := asError(outside)
+		a.out.warn("the hive of this machine (pid %d) is not in the colony: %s%s", own.PID, why.Message, after("; ", why.Suggestion()))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"rbee"
+	"rbee/internal/durable"
 )
 
 const (
@@ -59,6 +60,38 @@ func (c Config) ReadJoin() (Secret, error) {
 		return Secret(text), err
 	}
 	return "", rbee.AsError(err).With("file", file).Suggest("write what 'rbee queen token' prints where the queen is into it, with mode 0600")
+}
+
+// JoinIsNamed says why KeepJoin and ForgetJoin would change nothing: the settings
+// name a colony. It is nil where they do not.
+func (c Config) JoinIsNamed() error {
+	if c.Hive.Join == "" && c.Hive.JoinFile == "" {
+		return nil
+	}
+	return rbee.Errorf(rbee.CodeConflict, "the settings name a colony already, and that is what counts").
+		Suggest("take hive.join and hive.join_file out of %s and of the environment", c.Home.ConfigFile())
+}
+
+// KeepJoin has ReadJoin give a token or URL from now on.
+func (c Config) KeepJoin(join Secret) error {
+	if err := c.JoinIsNamed(); err != nil {
+		return err
+	}
+	if err := durable.Write(c.Home.JoinFile(), ".join-*", []byte(join.Reveal()+"\n")); err != nil {
+		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot keep the token: %w", err).Suggest("see 'rbee doctor'")
+	}
+	return nil
+}
+
+// ForgetJoin removes what KeepJoin kept.
+func (c Config) ForgetJoin() error {
+	if err := c.JoinIsNamed(); err != nil {
+		return err
+	}
+	if err := os.Remove(c.Home.JoinFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return rbee.Errorf(rbee.CodeInvalidRequest, "cannot remove the token: %w", err).Suggest("see 'rbee doctor'")
+	}
+	return nil
 }
 
 func readKey(section string, key Secret, file Path) (Secret, error) {

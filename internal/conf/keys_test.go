@@ -169,3 +169,41 @@ func TestHowTheHiveFindsItsColony(t *testing.T) {
 		t.Errorf("both: %v", err)
 	}
 }
+
+func TestAJoinIsKeptUnlessTheSettingsNameOne(t *testing.T) {
+	home := t.TempDir()
+	file := filepath.Join(home, "join")
+	load := func(environ ...string) conf.Config {
+		c, err := conf.Load(conf.Options{Home: home, Environ: append(environ, "HOME="+home)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, join := range []conf.Secret{"rbee1.one", "rbee1.two"} {
+		if err := load().KeepJoin(join); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(file)
+		if got, _ := load().ReadJoin(); got != join || err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%q, %v", got.Reveal(), err)
+		}
+	}
+	named := load("RBEE_HIVE_JOIN=rbee1.named")
+	for what, err := range map[string]error{"keep": named.KeepJoin("rbee1.three"), "forget": named.ForgetJoin()} {
+		if rbee.CodeOf(err) != rbee.CodeConflict {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got, _ := load().ReadJoin(); got != "rbee1.two" {
+		t.Errorf("%q", got.Reveal())
+	}
+	for range 2 {
+		if err := load().ForgetJoin(); err != nil {
+			t.Error(err)
+		}
+	}
+	if got, err := load().ReadJoin(); got != "" || err != nil {
+		t.Errorf("%q, %v", got.Reveal(), err)
+	}
+}

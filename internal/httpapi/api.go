@@ -28,10 +28,13 @@ const DefaultMaxBodyBytes = 32 << 20
 type Config struct {
 	Role         string // hive, worker or queen; the title of the document
 	Key          string // bearer key that keyed routes demand; "" demands none
-	ColonyKey    string // opens them as well, from wherever the request comes; "" for none
 	Routes       []Route
 	MaxBodyBytes int64 // default DefaultMaxBodyBytes
 	Log          *slog.Logger
+
+	// ColonyKey is the key that opens them as well at this time, from wherever the request
+	// comes; "" for none. The function may be nil.
+	ColonyKey func() string
 }
 
 // API serves a table of routes.

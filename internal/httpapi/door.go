@@ -103,8 +103,10 @@ func (a *API) recover(w http.ResponseWriter, r *http.Request) {
 
 // admit checks where a request comes from and what it knows.
 func (a *API) admit(r *http.Request) error {
-	if a.cfg.ColonyKey != "" && sameKey(a.cfg.ColonyKey, r) {
-		return checkOrigin(r)
+	if a.cfg.ColonyKey != nil {
+		if key := a.cfg.ColonyKey(); key != "" && sameKey(key, r) {
+			return checkOrigin(r)
+		}
 	}
 	if local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr); local != nil && a.cfg.Key == "" && !loopbackHost(r.Host) {
 		// Without a key only this machine may call; a name that is not this

@@ -364,9 +364,10 @@ func TestRoutesOfOpenAIFailInItsShape(t *testing.T) {
 }
 
 func TestTheColonysKeyOpensTheDoorFromEverywhereButAPage(t *testing.T) {
+	honey := func() string { return "honey" }
 	for name, h := range map[string]http.Handler{
-		"beside a key": httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), Key: "sesame", ColonyKey: "honey"}).Handler(),
-		"alone":        httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), ColonyKey: "honey"}).Handler(),
+		"beside a key": httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), Key: "sesame", ColonyKey: honey}).Handler(),
+		"alone":        httpapi.New(httpapi.Config{Role: "hive", Routes: routes(), ColonyKey: honey}).Handler(),
 	} {
 		if w, err := call(t, h, "GET", "/v1/count/1", "", "Authorization", "Bearer honey", "Host", "tunnel"); w.Code != http.StatusOK {
 			t.Errorf("%s: %d %v", name, w.Code, err)
