@@ -22,9 +22,9 @@ type apart struct {
 	each   int   // cells of each sequence
 	limit  int   // bytes of a state that is read
 	padded []pad // of the batch
-	gaps   bool  // the last rows had some
+	moving int   // most tokens of a sequence that is to be moved into a gap of the last rows
 
-	state   []byte // of a sequence, as long as a step of the loop
+	state   []byte // of a sequence; fresh memory for it would take longer than to read it
 	stateOf int
 	valid   int // its first cells that are still those of the sequence
 }
@@ -33,7 +33,7 @@ type apart struct {
 type pad struct{ id, from int }
 
 const (
-	mostState  = 16 << 20  // bytes of a state that are kept for the next one
+	mostState  = 16 << 20  // bytes of a state that are kept while nobody computes
 	leastState = 256 << 20 // bytes of one that there must be room for
 )
 
@@ -109,7 +109,7 @@ func (a *apart) Unpack(parcels []slots.Parcel, seq int) int {
 }
 
 func (a *apart) rows(ready []*sequence) {
-	if a.gaps && a.book.Close() { // it was not filled by a request that came at once
+	if a.moving > 0 && a.book.Close(a.moving) { // it was not filled by a request that came at once
 		for _, seq := range a.active {
 			seq.setID()
 		}
@@ -121,14 +121,16 @@ func (a *apart) rows(ready []*sequence) {
 	}
 	// A pad that is longer would have all rows take as long as it.
 	fits := func(id int) bool { return id >= 0 && id < a.info.Slots && a.book.Holds(id) <= longest }
-	a.gaps = false
+	a.moving = 0
 	var pads []int
 	for i := 1; i < len(ready); i++ {
 		from, to := ready[i-1].held.ID+1, ready[i].held.ID
-		a.gaps = a.gaps || to > from
-		for id := from; (to-from)*worthFilling <= len(ready) && id < to; id++ {
-			if fits(id) {
+		for id := from; id < to; id++ {
+			if (to-from)*worthFilling <= len(ready) && fits(id) {
 				pads = append(pads, id)
+				a.moving = max(a.moving, worthMoving)
+			} else {
+				a.moving = a.each
 			}
 		}
 	}
@@ -158,8 +160,10 @@ func (a *apart) addPads(ids []int, limit int) []int {
 	return ids
 }
 
-// worthFilling is how many rows are worth one that nobody needs.
-const worthFilling = 3
+const (
+	worthFilling = 3   // rows that are worth one that nobody needs
+	worthMoving  = 512 // tokens of a sequence that is moved rather than to have such a row in each step
+)
 
 // add1 adds a row that nobody needs to a sequence that has so many tokens in the
 // batch and before it; false if it has no cell for it.
@@ -199,6 +203,9 @@ func (a *apart) unpad() {
 		a.Cut(p.id, p.from)
 	}
 	a.padded = a.padded[:0]
+}
+
+func (a *apart) idle() {
 	if cap(a.state) > mostState {
 		a.state, a.valid = nil, 0
 	}

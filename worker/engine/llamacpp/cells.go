@@ -19,6 +19,8 @@ type cells interface {
 	prompts(pieces []piece)
 	// unpad takes what was padded out of the KV cache.
 	unpad()
+	// idle gives back what is only needed between batches.
+	idle()
 }
 
 // piece is some of a prompt that the next step computes.
@@ -117,6 +119,8 @@ func (c unified) pad(n int) {
 	}
 	c.padding = n
 }
+
+func (c unified) idle() {}
 
 func (c unified) unpad() {
 	if c.padding > 0 {

@@ -80,6 +80,7 @@ func (e *Engine) run() {
 		case e.fill() > 0:
 			e.compute()
 		case !embedded:
+			e.cells.idle()
 			<-e.wake
 		}
 	}
@@ -231,6 +232,7 @@ func (e *Engine) underway() (n int) {
 // addDecode puts a sequence's last token into the batch, and what may follow it.
 func (e *Engine) addDecode(seq *sequence) {
 	seq.row = e.batch.NTokens
+	seq.held.Steady = true
 	e.add(seq.tokens[seq.fed], seq.fed, seq, true)
 	seq.fed++
 	e.computed = append(e.computed, seq)

@@ -15,8 +15,9 @@ func NewBookApart(sequences, each int, memory Memory, bytes int) *Book {
 }
 
 // Close brings running sequences closer together where there is a place between
-// them that none has, one at a time: its number is another one then. It says whether it did.
-func (b *Book) Close() bool {
+// them that none has, one of at most so many tokens at a time: its number is another one
+// then. It says whether it did.
+func (b *Book) Close(most int) bool {
 	by, lo, hi := b.byNumber()
 	gap := b.gap(by, lo, hi)
 	if gap < 0 {
@@ -25,6 +26,9 @@ func (b *Book) Close() bool {
 	h := by[hi]
 	if by[lo].Len() < h.Len() {
 		h = by[lo]
+	}
+	if h.Len() > most {
+		return false
 	}
 	b.vacate(gap)
 	return b.move(h, gap)
@@ -75,24 +79,63 @@ func (b *Book) place() {
 	b.spare[at], b.spare[last] = b.spare[last], b.spare[at]
 }
 
-// vacate makes a number spare that no running sequence has. If there is no other
-// one for what is kept there, what was not used for the longest time goes.
+// vacate makes a number spare that no running sequence has. What is kept there is
+// packed, which takes less than to give it another number; where it cannot be, it gets
+// one, if need be in the place of what was not used for the longest time.
 func (b *Book) vacate(id int) {
 	at := slices.IndexFunc(b.held, func(h *Held) bool { return h.ID == id })
 	if at < 0 {
 		return
 	}
 	h := b.held[at]
-	if len(b.spare) == 0 {
-		old := b.oldest()
-		b.putAway(old, old.Len())
-		if old == h {
-			return
-		}
+	old := h
+	if b.shelf.limit == 0 {
+		old = b.oldest()
 	}
-	if !b.move(h, b.spare[len(b.spare)-1]) {
+	if old == h || len(b.spare) == 0 {
+		b.putAway(old, old.Len())
+	}
+	if old != h && !b.move(h, b.spare[len(b.spare)-1]) {
 		b.drop(h)
 	}
+}
+
+// packAhead packs a parcel of something long that is only kept, or runs and has its
+// prompt: when its number is needed there is little left to pack.
+func (b *Book) packAhead() {
+	if b.shelf.limit == 0 {
+		return
+	}
+	if !slices.Contains(b.held, b.ahead) || b.ahead.unpacked() == 0 {
+		b.ahead = nil
+		for _, h := range b.held {
+			if n := h.unpacked(); n >= longParcels*parcelTokens && (b.ahead == nil || n > b.ahead.unpacked()) {
+				b.ahead = h
+			}
+		}
+	}
+	if h := b.ahead; h != nil {
+		n := h.unpacked()
+		b.shelf.put(h, h.packed+n, 1)
+		h.packed += min(n, parcelTokens)
+	}
+}
+
+// longParcels is how many parcels take long enough to pack that it is done ahead.
+const longParcels = 4
+
+// unpacked is how many tokens there are to pack. Of what runs they are whole parcels.
+func (h *Held) unpacked() int {
+	n := h.Len() - h.packed
+	switch {
+	case h.running && !h.Steady:
+		return 0
+	case h.running:
+		return n / parcelTokens * parcelTokens
+	case n < worthKeeping:
+		return 0
+	}
+	return n
 }
 
 // move gives a sequence another number, which must be a spare one.

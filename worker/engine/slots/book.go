@@ -47,6 +47,7 @@ type Book struct {
 	used   int // cells
 	busy   int // cells of running sequences
 	shelf  shelf
+	ahead  *Held // is being packed before that is needed
 }
 
 // Held is what one sequence of the KV cache holds.
@@ -57,6 +58,10 @@ type Held struct {
 	running bool
 	kind    uint64
 	touched uint64
+	packed  int // tokens at its beginning that were packed
+
+	// Steady says that it runs and that its prompt is computed.
+	Steady bool
 }
 
 // Len is how many tokens it holds.
@@ -140,11 +145,15 @@ func (b *Book) Keep(cells int) {
 
 // Tidy does a small part of what Keep does, so that nobody has to wait for it.
 func (b *Book) Tidy(cells int) {
+	if b.apart {
+		b.packAhead()
+		return
+	}
 	h := b.oldest()
 	if h == nil || b.used-b.busy <= cells {
 		return
 	}
-	if b.whole || b.shelf.limit == 0 || b.shelf.put(h, 1) {
+	if b.whole || b.shelf.limit == 0 || b.shelf.put(h, h.Len(), 1) {
 		b.putAway(h, b.used-b.busy-cells)
 	}
 }
@@ -321,6 +330,7 @@ func (b *Book) release(h *Held, n int) {
 		}
 	}
 	h.cells, h.tokens = h.cells[:n], h.tokens[:n]
+	h.packed = min(h.packed, n)
 }
 
 // mark counts cells as those of one running sequence more or less.
@@ -353,7 +363,7 @@ func (b *Book) Room(n int) bool {
 // the end, or drops it.
 func (b *Book) putAway(h *Held, n int) {
 	if !b.whole && b.shelf.limit > 0 {
-		b.shelf.put(h, math.MaxInt)
+		b.shelf.put(h, h.Len(), math.MaxInt)
 		b.drop(h)
 		return
 	}
@@ -386,7 +396,7 @@ func (b *Book) oldest() *Held {
 // Finish keeps a sequence that ended for later prompts, unless another one holds the same.
 func (b *Book) Finish(h *Held) {
 	b.mark(h.cells, -1)
-	h.running = false
+	h.running, h.Steady = false, false
 	b.touch(h)
 	h.tokens = slices.Clone(h.tokens) // its array may have grown much larger
 	if len(h.tokens) < worthKeeping {

@@ -288,6 +288,42 @@ func TestAFullShelfLosesWhatWasNotUsedForTheLongestTime(t *testing.T) {
 	}
 }
 
+func TestLongTextsArePackedBeforeTheirPlaceIsNeeded(t *testing.T) {
+	m := newMemory(t)
+	m.apart, m.total = true, 2*2000
+	b := slots.NewBookApart(2, 2000, m, 1<<20)
+	long, steps := text(1000, 0, 1), 1000/128+1
+	runs := b.Start(long, 0)
+	m.compute(b, runs, long)
+	b.Tidy(0)
+	if tokens, _ := b.Packed(); tokens > 0 {
+		t.Errorf("%d tokens of a prompt that is computed are packed", tokens)
+	}
+	runs.Steady = true
+	for range steps {
+		b.Tidy(0)
+	}
+	if tokens, _ := b.Packed(); tokens != 1000/128*128 {
+		t.Errorf("while it runs %d tokens are packed, want all whole parcels of 1000", tokens)
+	}
+	b.Finish(runs)
+	short := text(100, 0, 2)
+	kept := b.Start(short, 0)
+	m.compute(b, kept, short)
+	b.Finish(kept)
+	for range steps {
+		b.Tidy(0)
+	}
+	if tokens, _ := b.Packed(); tokens != 1000/128*128 {
+		t.Errorf("%d tokens are packed: what is short need not be", tokens)
+	}
+	b.Clear()
+	again := b.Start(long, 0)
+	if n := b.Reuse(again, long); n != 1000/128*128 {
+		t.Errorf("%d tokens are found again", n)
+	}
+}
+
 // The books and the memory must agree whatever happens.
 func TestTheBooksAgreeWithTheMemory(t *testing.T) {
 	t.Run("parts", func(t *testing.T) { simulate(t, false, 0) })
@@ -335,6 +371,7 @@ func simulateOn(t *testing.T, m *memory, b *slots.Book, whole bool) {
 				t.Fatalf("step %d: it fits, and there is no room", step)
 			}
 			m.compute(b, r.h, r.tokens)
+			r.h.Steady = true
 			running = append(running, r)
 		case what < 7 && len(running) > 0:
 			r := running[random.IntN(len(running))]
@@ -343,7 +380,7 @@ func simulateOn(t *testing.T, m *memory, b *slots.Book, whole bool) {
 				m.compute(b, r.h, r.tokens)
 			}
 		case m.apart && random.IntN(4) == 0:
-			b.Close()
+			b.Close(random.IntN(200))
 		case what == 7 && len(running) > 0 && !whole:
 			r := running[random.IntN(len(running))]
 			r.tokens = r.tokens[:1+random.IntN(len(r.tokens))]

@@ -71,16 +71,16 @@ func (s *shelf) touch(list []*parcel) {
 	}
 }
 
-// put packs what a sequence holds, as far as it is not there already, in so many
-// parcels at most. It says whether no more is to be packed.
-func (s *shelf) put(h *Held, parcels int) (done bool) {
-	base, from := s.best(h.tokens, h.kind)
+// put packs the first tokens of a sequence, as far as they are not there already, in so
+// many parcels at most. It says whether no more is to be packed.
+func (s *shelf) put(h *Held, tokens, parcels int) (done bool) {
+	base, from := s.best(h.tokens[:tokens], h.kind)
 	s.touch(path(base))
-	for ; len(h.tokens)-from >= worthKeeping; parcels-- {
+	for ; tokens-from >= worthKeeping; parcels-- {
 		if parcels == 0 {
 			return false
 		}
-		to := min(from+parcelTokens, len(h.tokens))
+		to := min(from+parcelTokens, tokens)
 		data := s.memory.Pack(h.ID, from, to, s.spare)
 		if data == nil {
 			return true
