@@ -80,7 +80,8 @@ func TestWhatIsNoStateIsNotTakenForOne(t *testing.T) {
 	for e.book.Holds(id) == 0 {
 		id++
 	}
-	data := e.cells.(*apart).read(id, 41)
+	own := &apart{Engine: e, limit: leastState} // the loop may be about to sleep, and look at its one
+	data := own.read(id, 41)
 	if s, ok := readState(data); !ok || s.cells != 41 || s.from != 0 {
 		t.Fatalf("%d cells from %d on, %v", s.cells, s.from, ok)
 	}
