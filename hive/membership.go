@@ -3,10 +3,7 @@ package hive
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -131,9 +128,9 @@ func (h *Hive) joinColony(ctx context.Context, in *struct{ Body rbee.JoinRequest
 		return nil, err
 	}
 	now := h.member.Load()
-	where, mark := colonyOf(join)
+	where, mark := bus.Leads(join.Reveal())
 	if now != nil {
-		if other, itsMark := colonyOf(now.join); itsMark != mark {
+		if other, itsMark := bus.Leads(now.join.Reveal()); itsMark != mark {
 			return nil, rbee.Errorf(rbee.CodeConflict, "cannot join the colony at %s: the hive is in another one, at %s", where, other).
 				Suggest("leave that first, with 'rbee hive leave'")
 		}
@@ -243,27 +240,4 @@ func (h *Hive) leaveColony(ctx context.Context, _ *struct{}) (*struct{}, error) 
 		}
 	}
 	return nil, nil
-}
-
-// colonyOf says where a token or the URL of a bus leads, and by what one knows that
-// two of them lead to the same place. Neither is secret.
-func colonyOf(join conf.Secret) (where, mark string) {
-	var token struct {
-		Addresses []string `json:"addresses"`
-		Pin       string   `json:"pin"`
-	}
-	if body, ok := strings.CutPrefix(join.Reveal(), "rbee1."); ok {
-		b, _ := base64.RawURLEncoding.DecodeString(body) // it was read before
-		_ = json.Unmarshal(b, &token)
-		return strings.Join(token.Addresses, ", "), token.Pin
-	}
-	for one := range strings.SplitSeq(join.Reveal(), ",") {
-		host := one // an address alone
-		if u, err := url.Parse(one); err == nil && u.Host != "" {
-			host = u.Host
-		}
-		token.Addresses = append(token.Addresses, host)
-	}
-	where = strings.Join(token.Addresses, ", ")
-	return where, where
 }

@@ -33,6 +33,23 @@ func parseWay(cfg JoinConfig, h hello) (way, error) {
 	return &throughGate{gate{ticket: t, hello: h}}, nil
 }
 
+// Leads says where a token or the URL of a bus that [Join] takes leads, and by what one
+// knows that two of them lead to the same place. Neither is secret.
+func Leads(join string) (where, mark string) {
+	if t, err := parseTicket(join); err == nil {
+		return strings.Join(t.Addresses, ", "), t.Pin
+	}
+	var hosts []string
+	for one := range strings.SplitSeq(strings.TrimSpace(join), ",") {
+		if u, err := url.Parse(one); err == nil && u.Host != "" {
+			one = u.Host // else it is an address alone
+		}
+		hosts = append(hosts, one)
+	}
+	where = strings.Join(hosts, ", ")
+	return where, where
+}
+
 // throughGate connects through the gate of a queen.
 type throughGate struct{ gate }
 
